@@ -1,0 +1,1 @@
+"""The command `meshq`: arguments in, exit code out."""

@@ -1,0 +1,1 @@
+"""The control API on port 3590: what the command line and the dashboard ask."""

@@ -1,0 +1,112 @@
+"""Who is there, as values: instances with their states, and the picture of the mesh that routing reads.
+
+A picture is immutable; the registry adapters make a new one when something changed, and everything that routes holds the
+latest. It is small (hundreds of services, thousands of instances), so a whole one is exchanged, never a difference.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from types import MappingProxyType
+from typing import NamedTuple
+
+from meshq.core.names import Version
+
+TTL_MS = 15_000
+"""A lease not renewed for this long makes its instance `suspect`; for twice this long, `down`."""
+RENEW_EVERY = 5.0
+"""Seconds between renewals, with +-10 % jitter, so that two may be lost before the lease runs out."""
+FORGET_AFTER_MS = 600_000
+"""An instance that is down is deleted after this long."""
+
+
+class State(Enum):
+    STARTING = "starting"    # its app has not answered a probe yet
+    READY = "ready"
+    UNHEALTHY = "unhealthy"  # its app fails the probe
+    PAUSED = "paused"
+    DRAINING = "draining"
+    SUSPECT = "suspect"      # its lease ran out: still used, as the last choice
+    DOWN = "down"
+
+
+LIVE = frozenset({State.READY, State.SUSPECT})
+"""The states whose instances routing counts on."""
+
+
+class Load(NamedTuple):
+    """What an instance reports with every renewal."""
+
+    in_flight: int = 0
+    capacity: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One registered instance. Times are Unix milliseconds of the registry's own clock."""
+
+    service: str
+    id: str
+    version: Version
+    majors: tuple[int, ...]
+    """The majors it serves; () for one that only calls out."""
+    state: State
+    address: str = ""
+    """Where its sidecar is, for people; meshq never dials it."""
+    metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    load: Load = Load()
+    last_seen_ms: int = 0
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service: the majors it ever had a topic for, and its instances."""
+
+    name: str
+    majors: Mapping[int, Version]
+    """Major -> the lowest version that was ready in the major's last non-empty state (its own x.0.0 before there was
+    one). What a selector is held against while the major has no instance."""
+    instances: tuple[Instance, ...] = ()
+
+    def of_major(self, major: int) -> list[Instance]:
+        return [i for i in self.instances if major in i.majors]
+
+
+class Renewal(NamedTuple):
+    """The registry's answer to a renewal."""
+
+    now_ms: int
+    revision: int
+    """The picture's revision now: a watcher that holds another one is behind."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The picture of the mesh at one moment. `revision` grows with every visible change (never by a renewal alone)."""
+
+    revision: int
+    services: Mapping[str, Service]
+    stale: bool = False
+    """The registry was away when this was last asked for: it may be old."""
+
+    @cached_property
+    def instance_count(self) -> int:
+        return sum(len(s.instances) for s in self.services.values())
+
+
+EMPTY = Snapshot(0, MappingProxyType({}))
+
+
+def lease_state(state: State, deadline_ms: int, now_ms: int, ttl_ms: int = TTL_MS) -> State:
+    """What a reader sees: the state the instance gave itself, or what its lease says once that ran out."""
+    if now_ms < deadline_ms:
+        return state
+    return State.SUSPECT if now_ms < deadline_ms + ttl_ms else State.DOWN
+
+
+def lowest_ready(instances: Iterable[Instance], major: int) -> Version | None:
+    """The lowest version among the ready instances of a major, None when there is none."""
+    ready = [i.version for i in instances if major in i.majors and i.state is State.READY]
+    return min(ready, key=Version.key, default=None)

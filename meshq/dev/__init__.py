@@ -1,0 +1,1 @@
+"""`meshq dev`: several apps and their sidecars on one machine."""

@@ -1,0 +1,246 @@
+"""The seams between the programs and the outside: each has an adapter that acts and a twin inside this process, and one
+contract suite (tests/contract/) runs over both.
+
+Two rules hold for every method here. What is called on the path of a message (`send`, `publish`, `request`, `ack`) returns
+at once and reports through a callback, never through an awaitable: no task is made for a message. And no callback may
+raise: an exception that escapes into a broker's or parser's callback can close a connection that others use.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+
+from meshq.core.http import HttpRequest, HttpResponse
+from meshq.core.instances import Instance, Load, Renewal, Snapshot, State
+from meshq.core.topology import Queue, Topology
+
+# --- the broker ----------------------------------------------------------------------------------------------------------
+
+
+class Publication(NamedTuple):
+    """One message to publish. `body` is an encoded meshq.core.message."""
+
+    exchange: str
+    key: str
+    body: bytes
+    message_id: str
+    kind: str
+    """`call`, `reply`, ...: the AMQP `type`, for whoever looks at the queue."""
+    reply_to: str = ""
+    expiration_ms: int | None = None
+    """How long the message may wait in its queue. None: for ever."""
+    priority: int | None = None
+
+
+class Published(Enum):
+    """What became of a confirmed publication."""
+
+    CONFIRMED = "confirmed"
+    UNROUTABLE = "unroutable"  # no queue took it
+    REFUSED = "refused"        # the broker said no: a limit, a missing right
+    UNKNOWN = "unknown"        # the connection went before the confirm came: it may or may not be there
+    AWAY = "away"              # not sent: no connection, or the broker blocks publishers
+    FULL = "full"              # not sent: the window of unconfirmed messages or bytes is full
+
+
+class Delivery(Protocol):
+    """One message from a queue. Settle it once, with `ack` or `requeue`; after its connection is gone both do nothing,
+    because the broker has taken the message back."""
+
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def message_id(self) -> str: ...
+    @property
+    def content_type(self) -> str: ...
+    @property
+    def reply_to(self) -> str: ...
+    @property
+    def user_id(self) -> str:
+        """The broker's own word for who published it, "" where it gives none."""
+    @property
+    def redelivered(self) -> bool:
+        """It was handed to a consumer before; what became of that is unknown."""
+    @property
+    def queue(self) -> str: ...
+    @property
+    def live(self) -> bool:
+        """Whether it can still be settled: its connection is the one it came over."""
+    def properties(self) -> dict[str, Any]:
+        """Every property and header, decoded; for messages that meshq did not make."""
+    def ack(self) -> None: ...
+    def requeue(self) -> None: ...
+
+
+class Subscription(Protocol):
+    def cancel(self) -> None:
+        """Stop deliveries; what was delivered can still be settled. Idempotent."""
+
+
+class BrokerState(NamedTuple):
+    publishing: bool
+    """Messages can be published now."""
+    consuming: bool
+    fault: str
+    """Why not, and what to do about it; "" when all is well."""
+
+
+class QueueStats(NamedTuple):
+    """Figures of one queue. None is "not known", which is never 0."""
+
+    queue: str
+    ready: int | None = None
+    in_flight: int | None = None
+    consumers: int | None = None
+    oldest_age_seconds: float | None = None
+    in_rate: float | None = None
+    """Messages a second, as is `out_rate`."""
+    out_rate: float | None = None
+
+
+class ReplyHandler(Protocol):
+    """Whoever waits for replies."""
+
+    def on_reply(self, correlation_id: str, delivery: Delivery) -> None: ...
+    def on_unroutable(self, message_id: str) -> None:
+        """A message given to `send` found no queue."""
+    def on_replies_lost(self) -> None:
+        """The reply queue is gone with its connection: no reply to what was sent before this can arrive."""
+
+
+class Broker(Protocol):
+    """A connection to the message broker that is kept alive for ever: topology and subscriptions are desired state,
+    asserted again on every new connection."""
+
+    user: str
+    """Who the broker knows us as: what `Delivery.user_id` is of the messages published here."""
+
+    async def open(self) -> None:
+        """Start connecting, in the background and for ever; returns once the first attempt succeeded or failed. A failure
+        is in `state.fault`, never raised."""
+    async def close(self) -> None:
+        """Flush what is written, then disconnect."""
+    @property
+    def state(self) -> BrokerState: ...
+    def on_state(self, callback: Callable[[BrokerState], None]) -> None:
+        """Call back on every change of `state`."""
+    async def declare(self, topology: Topology) -> None:
+        """Add to the desired topology and assert it now if connected. A fault (other arguments, a missing right) shows in
+        `state.fault` and is tried again on the next connection."""
+    def send(self, publication: Publication) -> bool:
+        """Publish without a confirm: for waited calls, where the reply confirms. False when it was not sent (no
+        connection, blocked, the write window full); unroutable ones come back through the reply handler."""
+    def publish(self, publication: Publication, done: Callable[[Published], None]) -> None:
+        """Publish durably; `done` is called exactly once, possibly before this returns."""
+    def subscribe(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Subscription:
+        """Consume `queue`, at most `prefetch` messages unsettled at once."""
+    def open_replies(self, service: str, instance: str, handler: ReplyHandler) -> None:
+        """Ask for a reply queue of our own, new with each connection; its address is `reply_to`."""
+    @property
+    def reply_to(self) -> str:
+        """Where replies to us go now; "" while there is no such queue."""
+    async def stats(self, queues: Sequence[str]) -> list[QueueStats]:
+        """What the broker itself says of these queues, in their order; those that do not exist are left out."""
+    async def close_queue(self, queue: Queue) -> None:
+        """Delete an empty, unused queue."""
+
+
+# --- the registry ---------------------------------------------------------------------------------------------------------
+
+
+class RegistryAway(Exception):
+    """The registry did not answer; the last picture serves."""
+
+
+class Fenced(Exception):
+    """Another process registered under our id after us: this one must stop using it."""
+
+
+class Registry(Protocol):
+    """Who is there. Every method but `open` and `close` may raise RegistryAway, and no message waits for any of them."""
+
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
+    async def register(self, instance: Instance) -> int:
+        """Put `instance` in, replacing an earlier one of its id. Returns the generation, the fencing token of what follows."""
+    async def renew(self, service: str, instance: str, generation: int, load: Load) -> Renewal | None:
+        """Prolong the lease. None when the registry does not know the instance (register again). Raises Fenced."""
+    async def set_state(self, service: str, instance: str, generation: int, state: State) -> None:
+        """Raises Fenced; does nothing for an unknown instance."""
+    async def deregister(self, service: str, instance: str, generation: int) -> None:
+        """Take it out at once. Raises Fenced; does nothing for an unknown instance."""
+    async def snapshot(self) -> Snapshot:
+        """The whole picture, as of now."""
+    async def changed(self, revision: int, timeout: float) -> int:
+        """Wait until the picture's revision is not `revision`, at most `timeout` seconds. Returns the revision now. One that
+        went backwards means that the registry lost data; a snapshot is due then as after any other change."""
+
+
+# --- HTTP -----------------------------------------------------------------------------------------------------------------
+
+
+class Exchange(Protocol):
+    """One request that waits for its answer."""
+
+    @property
+    def request(self) -> HttpRequest: ...
+    @property
+    def local_port(self) -> int:
+        """The port it came in on."""
+    def respond(self, response: HttpResponse) -> None:
+        """Answer, once. After the client hung up this does nothing."""
+    def on_hangup(self, callback: Callable[[], None]) -> None:
+        """Call back if the client goes before it was answered (one callback, the last one set)."""
+
+
+HttpHandler = Callable[[Exchange], None]
+
+
+class HttpServer(Protocol):
+    async def listen(self, host: str, port: int, handler: HttpHandler) -> int:
+        """Serve on one more address; port 0 takes a free one. Returns the port. Raises OSError when it is taken."""
+    async def close(self, timeout: float) -> None:
+        """Accept no more, answer what was asked within `timeout` seconds, close idle connections at once."""
+
+
+class Failure(Enum):
+    """Why a request to the app has no response."""
+
+    REFUSED = "refused"      # it did not connect: the app never saw the request
+    BROKEN = "broken"        # the connection broke, or what came is not HTTP: the outcome is unknown
+    TIMEOUT = "timeout"      # no whole response in time: the outcome is unknown
+    TOO_LARGE = "too-large"  # the response is over the limit, or has no end
+    CANCELLED = "cancelled"  # we stopped waiting
+
+
+class Failed(NamedTuple):
+    failure: Failure
+    detail: str
+
+
+class HttpClient(Protocol):
+    """Requests to one app on loopback, over connections that are kept alive."""
+
+    def request(
+        self, request: HttpRequest, timeout: float, done: Callable[[HttpResponse | Failed], None]
+    ) -> Callable[[], None]:
+        """Send; `done` is called exactly once. `request.target` is the origin-form; `request.headers` are sent as they are,
+        with the framing added. Returns a function that cancels (`done` then gets CANCELLED)."""
+    async def close(self) -> None: ...
+
+
+# --- time and figures -------------------------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """Time is taken from here only, so that tests can turn it."""
+
+    def monotonic(self) -> float:
+        """Seconds since some point, never backwards."""
+    def mesh_ms(self) -> int:
+        """Mesh time, Unix milliseconds: the monotonic clock plus an offset, so a step of the wall clock changes nothing."""
+    def learn(self, mesh_ms: int) -> None:
+        """Mesh time is this now, says the registry."""
+    @property
+    def synchronised(self) -> bool:
+        """Whether `learn` was ever called: two such clocks may be compared."""

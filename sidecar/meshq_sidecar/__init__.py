@@ -1,0 +1,1 @@
+"""The sidecar: an app's localhost calls out, and the calls of others in."""
