@@ -37,10 +37,10 @@ class Published(Enum):
 
     CONFIRMED = "confirmed"
     UNROUTABLE = "unroutable"  # no queue took it
-    REFUSED = "refused"        # the broker said no: a limit, a missing right
-    UNKNOWN = "unknown"        # the connection went before the confirm came: it may or may not be there
-    AWAY = "away"              # not sent: no connection, or the broker blocks publishers
-    FULL = "full"              # not sent: the window of unconfirmed messages or bytes is full
+    REFUSED = "refused"  # the broker said no: a limit, a missing right
+    UNKNOWN = "unknown"  # the connection went before the confirm came: it may or may not be there
+    AWAY = "away"  # not sent: no connection, or the broker blocks publishers
+    FULL = "full"  # not sent: the window of unconfirmed messages or bytes is full
 
 
 class Delivery(Protocol):
@@ -58,16 +58,20 @@ class Delivery(Protocol):
     @property
     def user_id(self) -> str:
         """The broker's own word for who published it, "" where it gives none."""
+
     @property
     def redelivered(self) -> bool:
         """It was handed to a consumer before; what became of that is unknown."""
+
     @property
     def queue(self) -> str: ...
     @property
     def live(self) -> bool:
         """Whether it can still be settled: its connection is the one it came over."""
+
     def properties(self) -> dict[str, Any]:
         """Every property and header, decoded; for messages that meshq did not make."""
+
     def ack(self) -> None: ...
     def requeue(self) -> None: ...
 
@@ -104,6 +108,7 @@ class ReplyHandler(Protocol):
     def on_reply(self, correlation_id: str, delivery: Delivery) -> None: ...
     def on_unroutable(self, message_id: str) -> None:
         """A message given to `send` found no queue."""
+
     def on_replies_lost(self) -> None:
         """The reply queue is gone with its connection: no reply to what was sent before this can arrive."""
 
@@ -118,29 +123,39 @@ class Broker(Protocol):
     async def open(self) -> None:
         """Start connecting, in the background and for ever; returns once the first attempt succeeded or failed. A failure
         is in `state.fault`, never raised."""
+
     async def close(self) -> None:
         """Flush what is written, then disconnect."""
+
     @property
     def state(self) -> BrokerState: ...
     def on_state(self, callback: Callable[[BrokerState], None]) -> None:
         """Call back on every change of `state`."""
+
     async def declare(self, topology: Topology) -> None:
         """Add to the desired topology and assert it now if connected. A fault (other arguments, a missing right) shows in
         `state.fault` and is tried again on the next connection."""
+
     def send(self, publication: Publication) -> bool:
         """Publish without a confirm: for waited calls, where the reply confirms. False when it was not sent (no
         connection, blocked, the write window full); unroutable ones come back through the reply handler."""
+
     def publish(self, publication: Publication, done: Callable[[Published], None]) -> None:
         """Publish durably; `done` is called exactly once, possibly before this returns."""
+
     def subscribe(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Subscription:
         """Consume `queue`, at most `prefetch` messages unsettled at once."""
+
     def open_replies(self, service: str, instance: str, handler: ReplyHandler) -> None:
         """Ask for a reply queue of our own, new with each connection; its address is `reply_to`."""
+
     @property
     def reply_to(self) -> str:
         """Where replies to us go now; "" while there is no such queue."""
+
     async def stats(self, queues: Sequence[str]) -> list[QueueStats]:
         """What the broker itself says of these queues, in their order; those that do not exist are left out."""
+
     async def close_queue(self, queue: Queue) -> None:
         """Delete an empty, unused queue."""
 
@@ -163,14 +178,19 @@ class Registry(Protocol):
     async def close(self) -> None: ...
     async def register(self, instance: Instance) -> int:
         """Put `instance` in, replacing an earlier one of its id. Returns the generation, the fencing token of what follows."""
+
     async def renew(self, service: str, instance: str, generation: int, load: Load) -> Renewal | None:
         """Prolong the lease. None when the registry does not know the instance (register again). Raises Fenced."""
+
     async def set_state(self, service: str, instance: str, generation: int, state: State) -> None:
         """Raises Fenced; does nothing for an unknown instance."""
+
     async def deregister(self, service: str, instance: str, generation: int) -> None:
         """Take it out at once. Raises Fenced; does nothing for an unknown instance."""
+
     async def snapshot(self) -> Snapshot:
         """The whole picture, as of now."""
+
     async def changed(self, revision: int, timeout: float) -> int:
         """Wait until the picture's revision is not `revision`, at most `timeout` seconds. Returns the revision now. One that
         went backwards means that the registry lost data; a snapshot is due then as after any other change."""
@@ -187,8 +207,10 @@ class Exchange(Protocol):
     @property
     def local_port(self) -> int:
         """The port it came in on."""
+
     def respond(self, response: HttpResponse) -> None:
         """Answer, once. After the client hung up this does nothing."""
+
     def on_hangup(self, callback: Callable[[], None]) -> None:
         """Call back if the client goes before it was answered (one callback, the last one set)."""
 
@@ -199,6 +221,7 @@ HttpHandler = Callable[[Exchange], None]
 class HttpServer(Protocol):
     async def listen(self, host: str, port: int, handler: HttpHandler) -> int:
         """Serve on one more address; port 0 takes a free one. Returns the port. Raises OSError when it is taken."""
+
     async def close(self, timeout: float) -> None:
         """Accept no more, answer what was asked within `timeout` seconds, close idle connections at once."""
 
@@ -206,9 +229,9 @@ class HttpServer(Protocol):
 class Failure(Enum):
     """Why a request to the app has no response."""
 
-    REFUSED = "refused"      # it did not connect: the app never saw the request
-    BROKEN = "broken"        # the connection broke, or what came is not HTTP: the outcome is unknown
-    TIMEOUT = "timeout"      # no whole response in time: the outcome is unknown
+    REFUSED = "refused"  # it did not connect: the app never saw the request
+    BROKEN = "broken"  # the connection broke, or what came is not HTTP: the outcome is unknown
+    TIMEOUT = "timeout"  # no whole response in time: the outcome is unknown
     TOO_LARGE = "too-large"  # the response is over the limit, or has no end
     CANCELLED = "cancelled"  # we stopped waiting
 
@@ -226,6 +249,7 @@ class HttpClient(Protocol):
     ) -> Callable[[], None]:
         """Send; `done` is called exactly once. `request.target` is the origin-form; `request.headers` are sent as they are,
         with the framing added. Returns a function that cancels (`done` then gets CANCELLED)."""
+
     async def close(self) -> None: ...
 
 
@@ -237,10 +261,13 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds since some point, never backwards."""
+
     def mesh_ms(self) -> int:
         """Mesh time, Unix milliseconds: the monotonic clock plus an offset, so a step of the wall clock changes nothing."""
+
     def learn(self, mesh_ms: int) -> None:
         """Mesh time is this now, says the registry."""
+
     @property
     def synchronised(self) -> bool:
         """Whether `learn` was ever called: two such clocks may be compared."""

@@ -22,12 +22,12 @@ FORGET_AFTER_MS = 600_000
 
 
 class State(Enum):
-    STARTING = "starting"    # its app has not answered a probe yet
+    STARTING = "starting"  # its app has not answered a probe yet
     READY = "ready"
     UNHEALTHY = "unhealthy"  # its app fails the probe
     PAUSED = "paused"
     DRAINING = "draining"
-    SUSPECT = "suspect"      # its lease ran out: still used, as the last choice
+    SUSPECT = "suspect"  # its lease ran out: still used, as the last choice
     DOWN = "down"
 
 
@@ -55,7 +55,7 @@ class Instance:
     address: str = ""
     """Where its sidecar is, for people; meshq never dials it."""
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    load: Load = Load()
+    load: Load = Load()  # noqa: RUF009 - a NamedTuple: immutable
     last_seen_ms: int = 0
     generation: int = 0
 
