@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
-from meshq.core.http import HttpRequest, HttpResponse
+from meshq.core.http import Failed, HttpRequest, HttpResponse
 from meshq.core.instances import Instance, Load, Renewal, Snapshot, State
 from meshq.core.topology import Queue, Topology
 
@@ -224,21 +224,6 @@ class HttpServer(Protocol):
 
     async def close(self, timeout: float) -> None:
         """Accept no more, answer what was asked within `timeout` seconds, close idle connections at once."""
-
-
-class Failure(Enum):
-    """Why a request to the app has no response."""
-
-    REFUSED = "refused"  # it did not connect: the app never saw the request
-    BROKEN = "broken"  # the connection broke, or what came is not HTTP: the outcome is unknown
-    TIMEOUT = "timeout"  # no whole response in time: the outcome is unknown
-    TOO_LARGE = "too-large"  # the response is over the limit, or has no end
-    CANCELLED = "cancelled"  # we stopped waiting
-
-
-class Failed(NamedTuple):
-    failure: Failure
-    detail: str
 
 
 class HttpClient(Protocol):

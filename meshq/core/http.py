@@ -3,6 +3,7 @@
 Everything is bytes as it came over the wire. Header names keep the case they were sent in; compare them lower-cased.
 """
 
+from enum import Enum
 from typing import NamedTuple
 
 Headers = list[tuple[bytes, bytes]]
@@ -34,3 +35,18 @@ def header(headers: Headers, name: bytes) -> bytes | None:
         if key.lower() == name:
             return value
     return None
+
+
+class Failure(Enum):
+    """Why a request to the app has no response."""
+
+    REFUSED = "refused"  # it did not connect: the app never saw the request
+    BROKEN = "broken"  # the connection broke, or what came is not HTTP: the outcome is unknown
+    TIMEOUT = "timeout"  # no whole response in time: the outcome is unknown
+    TOO_LARGE = "too-large"  # the response is over the limit, or has no end
+    CANCELLED = "cancelled"  # we stopped waiting
+
+
+class Failed(NamedTuple):
+    failure: Failure
+    detail: str

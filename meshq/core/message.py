@@ -1,0 +1,303 @@
+"""What travels in the body of a broker message: wire version 1.
+
+A body is one or more records back to back (a pack; this version sends one and reads up to MAX_RECORDS):
+
+    u8   wire version, 1
+    u32  length of the header, big-endian
+    u32  length of the payload, big-endian
+    header   a msgpack map with short string keys, below
+    payload  the HTTP body, raw; empty where there is none
+
+The payload stands outside the map so that a large one is neither scanned nor copied twice, and so that what msgpack has to
+parse is bounded by MAX_HEADER whatever a sender claims. Strings are msgpack str (UTF-8), bytes are bin. A reader ignores
+keys it does not know; a missing key means the default. Test vectors: tests/vectors/message-v1.json.
+
+    every record
+      k   str   kind: "q" request, "r" response, "f" fault (an error by meshq itself)
+      i   str   message id, 1 to 64 characters of [A-Za-z0-9_-]; an answer bears the id of its request
+    request
+      m   str   method
+      p   bin   origin-form target: path and query as the caller wrote them
+      h   array field names and values in turn, all bin
+      e   bool  the request had a body (possibly empty); default: payload is not empty
+      f   str   the calling service, as it says itself
+      s   str   selector the receiver has to satisfy; absent where the topic says it all
+      d   uint  deadline, mesh time in Unix milliseconds; absent: none
+      w   uint  milliseconds that were left of the deadline when it was sent
+      n   uint  attempt, default 1
+      o   uint  how often receivers outside the selector put it back, default 0
+      c   str   who called, proved; believed only in a message published by the receiving service itself
+    response
+      s   uint  status
+      h   array as above
+      y   str   <service>/<version>/<instance> that served it
+      n   uint  attempt, default 1
+    fault
+      c   str   code, as in meshq.core.errors
+      t   str   detail, for people
+      r   bool  whether repeating the request may succeed
+      y   str   who says so
+
+AMQP properties repeat what brokers and operators look at (message_id, type, reply_to, expiration, user_id); a header table
+would cost more to encode than all of this. A message with another content type than CONTENT_TYPE was not made by meshq.
+"""
+
+import re
+import struct
+from typing import Any, NamedTuple
+
+import msgpack
+
+from meshq.core.errors import TABLE, Code, Problem
+from meshq.core.http import Headers, HttpResponse
+
+CONTENT_TYPE = "application/vnd.meshq.v1+msgpack"
+WIRE_VERSION = 1
+MAX_HEADER = 256 * 1024
+"""Bytes of one record's header: the HTTP adapters take at most 64 KiB of fields, so there is room for what comes later."""
+MAX_FIELDS = 512
+MAX_RECORDS = 1000
+
+_PREFIX = struct.Struct(">BII")
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}", re.ASCII)
+
+
+class DecodeError(ValueError):
+    """Bytes that are not wire version 1; the message says where and why."""
+
+
+class Request(NamedTuple):
+    id: str
+    method: str
+    target: bytes
+    headers: Headers
+    body: bytes | None
+    caller: str
+    selector: str = ""
+    deadline_ms: int | None = None
+    left_ms: int | None = None
+    attempt: int = 1
+    misses: int = 0
+    proved_caller: str = ""
+
+
+class Response(NamedTuple):
+    id: str
+    status: int
+    headers: Headers
+    body: bytes
+    served_by: str
+    attempt: int = 1
+
+    def as_http(self) -> HttpResponse:
+        return HttpResponse(self.status, self.headers, self.body)
+
+
+class Fault(NamedTuple):
+    id: str
+    code: Code
+    detail: str
+    retryable: bool
+    served_by: str = ""
+
+    def as_problem(self) -> Problem:
+        return Problem(self.code, self.detail, self.retryable)
+
+
+Message = Request | Response | Fault
+
+
+def encode_request(message: Request) -> bytes:
+    header: dict[str, Any] = {
+        "k": "q",
+        "i": message.id,
+        "m": message.method,
+        "p": message.target,
+        "h": _flat(message.headers),
+        "f": message.caller,
+    }
+    body = message.body
+    if body == b"":
+        header["e"] = True
+    if message.selector:
+        header["s"] = message.selector
+    if message.deadline_ms is not None:
+        header["d"] = message.deadline_ms
+    if message.left_ms is not None:
+        header["w"] = message.left_ms
+    if message.attempt != 1:
+        header["n"] = message.attempt
+    if message.misses:
+        header["o"] = message.misses
+    if message.proved_caller:
+        header["c"] = message.proved_caller
+    return _record(header, body or b"")
+
+
+def encode_response(message: Response) -> bytes:
+    header: dict[str, Any] = {
+        "k": "r",
+        "i": message.id,
+        "s": message.status,
+        "h": _flat(message.headers),
+        "y": message.served_by,
+    }
+    if message.attempt != 1:
+        header["n"] = message.attempt
+    return _record(header, message.body)
+
+
+def encode_fault(message: Fault) -> bytes:
+    header = {"k": "f", "i": message.id, "c": message.code.value, "t": message.detail, "r": message.retryable}
+    if message.served_by:
+        header["y"] = message.served_by
+    return _record(header, b"")
+
+
+def encode(message: Message) -> bytes:
+    if isinstance(message, Request):
+        return encode_request(message)
+    return encode_response(message) if isinstance(message, Response) else encode_fault(message)
+
+
+def decode(data: bytes) -> list[Message]:
+    """The records of one body, at least one. Any bytes give that or DecodeError, in time and memory linear in their
+    number: lengths are checked before anything is taken out, and msgpack sees at most MAX_HEADER bytes at a time."""
+    end = len(data)
+    messages: list[Message] = []
+    at = 0
+    while True:
+        if end - at < _PREFIX.size:
+            raise DecodeError(f"cut off: {end - at} bytes at offset {at}, where a record begins with {_PREFIX.size}")
+        version, header_size, payload_size = _PREFIX.unpack_from(data, at)
+        if version != WIRE_VERSION:
+            raise DecodeError(f"wire version {version} at offset {at}; this reads version {WIRE_VERSION}")
+        start = at + _PREFIX.size
+        if header_size > MAX_HEADER or start + header_size + payload_size > end:
+            raise DecodeError(
+                f"record at offset {at} claims {header_size} + {payload_size} bytes, {end - start} are there"
+            )
+        payload_at = start + header_size
+        at = payload_at + payload_size
+        messages.append(_message(data[start:payload_at], data[payload_at:at]))
+        if at == end:
+            return messages
+        if len(messages) == MAX_RECORDS:
+            raise DecodeError(f"more than {MAX_RECORDS} records in one body")
+
+
+def _record(header: dict[str, Any], payload: bytes) -> bytes:
+    packed: bytes = msgpack.packb(header)
+    return _PREFIX.pack(WIRE_VERSION, len(packed), len(payload)) + packed + payload
+
+
+def _flat(headers: Headers) -> list[bytes]:
+    return [part for field in headers for part in field]
+
+
+def _no_extension(code: int, data: bytes) -> Any:
+    raise DecodeError(f"msgpack extension type {code}, which wire version 1 does not use")
+
+
+def _message(header: bytes, payload: bytes) -> Message:
+    try:
+        fields = msgpack.unpackb(header, ext_hook=_no_extension, max_map_len=64, max_array_len=2 * MAX_FIELDS)
+    except DecodeError:
+        raise
+    except (ValueError, msgpack.UnpackException, RecursionError, OverflowError, TypeError) as error:
+        raise DecodeError(f"the header is not msgpack: {str(error)[:200]}") from error
+    if not isinstance(fields, dict):
+        raise DecodeError(f"the header is a {type(fields).__name__}, not a map")
+    get = fields.get
+    ident = get("i")
+    if not isinstance(ident, str) or _ID.fullmatch(ident) is None:
+        raise DecodeError("field i is not a message id")
+    kind = get("k")
+    if kind == "q":
+        return _request(ident, fields, payload)
+    if kind == "r":
+        return _response(ident, fields, payload)
+    if kind == "f":
+        return _fault(ident, fields)
+    raise DecodeError(f"field k is {str(kind)[:20]!r}, not q, r or f")
+
+
+def _request(ident: str, fields: dict[str, Any], payload: bytes) -> Request:
+    get = fields.get
+    method, target = get("m"), get("p")
+    if not isinstance(method, str) or _METHOD.fullmatch(method) is None:
+        raise DecodeError("field m is not a method")
+    if not isinstance(target, bytes) or not (target.startswith(b"/") or target == b"*") or not _clean_target(target):
+        raise DecodeError("field p is not the path of a request")
+    return Request(
+        ident,
+        method,
+        target,
+        _headers(get("h")),
+        payload if payload or get("e") is True else None,
+        _text(get("f", ""), "f", 63),
+        _text(get("s", ""), "s", 100),
+        _number(get("d"), "d"),
+        _number(get("w"), "w"),
+        _number(get("n", 1), "n") or 1,
+        _number(get("o", 0), "o") or 0,
+        _text(get("c", ""), "c", 63),
+    )
+
+
+def _response(ident: str, fields: dict[str, Any], payload: bytes) -> Response:
+    get = fields.get
+    status = get("s")
+    if type(status) is not int or not 200 <= status <= 999:
+        raise DecodeError("field s is not the status of a response")
+    attempt = _number(get("n", 1), "n") or 1
+    return Response(ident, status, _headers(get("h")), payload, _text(get("y", ""), "y", 300), attempt)
+
+
+_CODES = {code.value: code for code in Code}
+
+
+def _fault(ident: str, fields: dict[str, Any]) -> Fault:
+    get = fields.get
+    name = get("c")
+    code = _CODES.get(name) if isinstance(name, str) else None
+    if code is None:
+        raise DecodeError("field c is not an error code")
+    retryable = get("r", TABLE[code].retryable)
+    if type(retryable) is not bool:
+        raise DecodeError("field r is not a boolean")
+    return Fault(ident, code, _text(get("t", ""), "t", MAX_HEADER), retryable, _text(get("y", ""), "y", 300))
+
+
+def _headers(flat: Any) -> Headers:
+    if not isinstance(flat, list) or len(flat) % 2:
+        raise DecodeError("field h is not an array of names and values")
+    for part in flat:
+        if type(part) is not bytes:
+            raise DecodeError("field h has something else than bytes in it")
+    pairs = iter(flat)
+    headers = list(zip(pairs, pairs, strict=True))
+    joined = b"".join(flat)
+    # One look over all of it: a line break in here would be another header, or another request, at the app.
+    if b"\n" in joined or b"\r" in joined or b"\0" in joined:
+        raise DecodeError("field h has a line break or NUL in it")
+    return headers
+
+
+def _clean_target(target: bytes) -> bool:
+    return not (b" " in target or b"\n" in target or b"\r" in target or b"\0" in target or b"\t" in target)
+
+
+def _text(value: Any, name: str, longest: int) -> str:
+    if not isinstance(value, str) or len(value) > longest:
+        raise DecodeError(f"field {name} is not a text of at most {longest} characters")
+    return value
+
+
+def _number(value: Any, name: str) -> int | None:
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise DecodeError(f"field {name} is not a number from 0 to 2^53")
+    return value
