@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from meshq.core.http import Failed, HttpRequest, HttpResponse
 from meshq.core.instances import Instance, Load, Renewal, Snapshot, State
-from meshq.core.topology import Queue, Topology
+from meshq.core.topology import Topology
 
 # --- the broker ----------------------------------------------------------------------------------------------------------
 
@@ -24,6 +24,7 @@ class Publication(NamedTuple):
     key: str
     body: bytes
     message_id: str
+    """Of a reply: the id of what it answers."""
     kind: str
     """`call`, `reply`, ...: the AMQP `type`, for whoever looks at the queue."""
     reply_to: str = ""
@@ -112,6 +113,9 @@ class ReplyHandler(Protocol):
     def on_replies_lost(self) -> None:
         """The reply queue is gone with its connection: no reply to what was sent before this can arrive."""
 
+    def on_sends_lost(self) -> None:
+        """The connection that sends went: what was given to `send` last may not have reached the broker."""
+
 
 class Broker(Protocol):
     """A connection to the message broker that is kept alive for ever: topology and subscriptions are desired state,
@@ -155,9 +159,6 @@ class Broker(Protocol):
 
     async def stats(self, queues: Sequence[str]) -> list[QueueStats]:
         """What the broker itself says of these queues, in their order; those that do not exist are left out."""
-
-    async def close_queue(self, queue: Queue) -> None:
-        """Delete an empty, unused queue."""
 
 
 # --- the registry ---------------------------------------------------------------------------------------------------------
@@ -256,3 +257,16 @@ class Clock(Protocol):
     @property
     def synchronised(self) -> bool:
         """Whether `learn` was ever called: two such clocks may be compared."""
+
+
+class Metrics(Protocol):
+    """Figures of one sidecar. Names are of meshq.adapters.metrics; a label never holds what a caller made up."""
+
+    def count(self, event: str) -> None:
+        """One more of something that should be rare: `late_reply`, `unroutable`, `undecodable`, ..."""
+
+    def call_answered(self, service: str, code: str, seconds: float) -> None:
+        """A waited call of this app had its answer; `code` is a status, an error code of the mesh, or `hung-up`."""
+
+    def handled(self, topic: str, code: str, seconds: float) -> None:
+        """This app handled a message; `code` is its status or a Failure's name, `seconds` the app's own time."""

@@ -1,31 +1,24 @@
-"""The sidecar's settings: environment (`MESHQ_*`) and YAML (`MESHQ_CONFIG`) to one frozen value, every fault at once.
+"""The sidecar's settings as one frozen value (INTERFACE part 7); the text under a field says how to choose it.
 
-The same names in both: `MESHQ_APP_PORT` is `appPort` in YAML; the environment wins. How to choose each is said beside it.
+`load` reads them from the environment (`MESHQ_*`) and YAML (`MESHQ_CONFIG`), the same names in both: `MESHQ_APP_PORT` is
+`appPort` in YAML; the environment wins. The rules are in settings_rules.py, on pydantic, which takes 14 MB and is needed
+for a moment: `load_apart` has a child process read the settings, so that a sidecar does not carry it for its whole life.
 """
 
 import os
-import re
+import pickle
 import secrets
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import urlsplit
-
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic.alias_generators import to_camel
+from typing import Any, NamedTuple
 
 from meshq.core import names
-from meshq.core.durations import parse_duration_ms, parse_size
-from meshq.core.names import BadName, Version
-from meshq.core.selectors import Address, parse_address
+from meshq.core.names import Version
+from meshq.core.selectors import Address
 
 EXIT_BAD_SETTINGS = 64
-MAX_APP_TIMEOUT = 20 * 60.0
-"""The broker takes a message back from a consumer after 30 min (RabbitMQ's consumer timeout); this leaves room to settle it."""
-
-BROKER_SCHEMES = ("amqp", "amqps", "embedded")
-REGISTRY_SCHEMES = ("redis", "rediss", "redis+sentinel", "redis+cluster", "embedded")
 
 
 class Fault(NamedTuple):
@@ -39,76 +32,11 @@ class Fault(NamedTuple):
 
 
 class BadSettings(Exception):
+    """Everything that is wrong, at once."""
+
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__("; ".join(map(str, faults)))
         self.faults = faults
-
-
-def _named(error: BadName) -> ValueError:
-    return ValueError(str(error))
-
-
-def _service(text: str) -> str:
-    try:
-        return names.check_service(text)
-    except BadName as error:
-        raise _named(error) from error
-
-
-def _version(value: Any) -> Version:
-    if isinstance(value, Version):
-        return value
-    try:
-        return names.parse_version(str(value))
-    except BadName as error:
-        raise _named(error) from error
-
-
-def _seconds(value: Any) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    return parse_duration_ms(str(value)) / 1000
-
-
-def _bytes(value: Any) -> int:
-    return value if isinstance(value, int) else parse_size(str(value))
-
-
-def _items(value: Any) -> Any:
-    if isinstance(value, str):
-        return tuple(item.strip() for item in value.split(",") if item.strip())
-    return value
-
-
-def _majors(value: Any) -> Any:
-    items = (value,) if isinstance(value, int) else _items(value)
-    if not isinstance(items, list | tuple):
-        raise ValueError("give majors such as 1,2")  # noqa: TRY004 - pydantic reports only ValueError
-    try:
-        return tuple(sorted({names.parse_major(str(item)) for item in items}))
-    except BadName as error:
-        raise _named(error) from error
-
-
-def _intercepts(value: Any) -> Any:
-    """`8081=billing@1,8082=orders` or {8081: billing@1} -> {port: Address}"""
-    if isinstance(value, str):
-        pairs = [item.partition("=")[::2] for item in _items(value)]
-    elif isinstance(value, Mapping):
-        pairs = [(str(port), str(address)) for port, address in value.items()]
-    else:
-        raise ValueError("give ports and addresses such as 8081=billing@1")  # noqa: TRY004
-    found: dict[int, Address] = {}
-    for port, address in pairs:
-        if not re.fullmatch(r"[1-9][0-9]{0,4}", port.strip(), re.ASCII) or int(port) > 65535:
-            raise ValueError(f"{port!r} is not a port")
-        if int(port) in found:
-            raise ValueError(f"port {port} is named twice")
-        try:
-            found[int(port)] = parse_address(address.strip())
-        except BadName as error:
-            raise _named(error) from error
-    return found
 
 
 class Retry(NamedTuple):
@@ -118,112 +46,51 @@ class Retry(NamedTuple):
     delays: tuple[float, ...] = (1.0, 5.0, 30.0, 120.0)
 
 
-def _retry(value: Any) -> Any:
-    """`5:1s,5s,30s,2m` or {attempts: 5, delays: [1s, ...]}"""
-    if isinstance(value, Retry):
-        return value
-    if isinstance(value, Mapping):
-        attempts, delays = (
-            str(value.get("attempts", 5)),
-            [str(d) for d in value.get("delays", ("1s", "5s", "30s", "2m"))],
-        )
-    else:
-        attempts, _, rest = str(value).partition(":")
-        delays = [d for d in rest.split(",") if d]
-    if not re.fullmatch(r"[1-9][0-9]?", attempts, re.ASCII):
-        raise ValueError(f"{attempts!r} is not a number of attempts from 1 to 99, as in 5:1s,5s,30s,2m")
-    return Retry(int(attempts), tuple(parse_duration_ms(d) / 1000 for d in delays) or Retry().delays)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What one sidecar is told. Durations are seconds, sizes bytes."""
 
-
-def _one_of(schemes: tuple[str, ...], example: str) -> AfterValidator:
-    def check(url: str) -> str:
-        if url.rstrip("/") == "embedded:" or url == "embedded":
-            return "embedded:"
-        try:
-            parts = urlsplit(url)
-        except ValueError as error:
-            raise ValueError(f"not a URL: {error}") from error
-        if parts.scheme not in schemes or not parts.netloc:
-            raise ValueError(f"give a URL such as {example}, or embedded: ({_hidden(url)!r} is none of these)")
-        return url
-
-    return AfterValidator(check)
-
-
-def _hidden(url: str) -> str:
-    """A URL with its password left out, for messages."""
-    return re.sub(r"(?<=:)[^:@/]*(?=@)", "***", url)
-
-
-Seconds = Annotated[float, BeforeValidator(_seconds)]
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Items = Annotated[tuple[str, ...], BeforeValidator(_items)]
-
-
-class Settings(BaseModel):
-    """What one sidecar is told. See INTERFACE part 7; the text under a field says how to choose it."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, arbitrary_types_allowed=True
-    )
-
-    service: Annotated[str, AfterValidator(_service)]
-    service_version: Annotated[Version, BeforeValidator(_version)]
-    serves: Annotated[tuple[int, ...], BeforeValidator(_majors)] = ()
+    service: str
+    service_version: Version
+    broker_url: str
+    registry_url: str
+    serves: tuple[int, ...] = ()
     """Further majors; list an old one for as long as this app still understands its callers."""
-    app_port: Port | None = None
-    app_health: Annotated[str, Field(pattern=r"^(/[^\s]*)?$")] = ""
+    app_port: int | None = None
+    app_health: str = ""
     """Choose a path that is cheap and says whether the app can work now, not whether its own dependencies can."""
-    app_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 16
+    app_concurrency: int = 16
     """About what the app can work on at once (its threads or workers); more only makes messages wait in the app."""
-    app_timeout: Annotated[Seconds, Field(gt=0, le=MAX_APP_TIMEOUT)] = 60.0
+    app_timeout: float = 60.0
     """A little over the app's slowest honest answer."""
-    broker_url: Annotated[str, _one_of(BROKER_SCHEMES, "amqp://user:password@host1,host2,host3/vhost")]
-    registry_url: Annotated[str, _one_of(REGISTRY_SCHEMES, "redis://host:6379/0")]
-    mesh: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")] = "default"
-    port: Port = 3600
-    admin_port: Port = 3601
-    dns_port: Port = 3602
-    intercept: Annotated[dict[int, Address], BeforeValidator(_intercepts)] = Field(default_factory=dict)
-    host_ports: Annotated[tuple[Port, ...], BeforeValidator(_items)] = ()
-    passthrough: Items = ()
-    domain: Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")] = "mesh"
+    mesh: str = "default"
+    port: int = 3600
+    admin_port: int = 3601
+    dns_port: int = 3602
+    intercept: Mapping[int, Address] = field(default_factory=dict)
+    host_ports: tuple[int, ...] = ()
+    passthrough: tuple[str, ...] = ()
+    domain: str = "mesh"
     dns_capture: bool = False
     subscribe: Any = None
     ordered: bool = False
-    max_body: Annotated[Bytes, Field(le=15 * 2**20)] = 4 * 2**20
+    max_body: int = 4 * 2**20
     """At most 15 MiB: RabbitMQ 4 takes messages of 16 MiB, headers included."""
-    retry: Annotated[Retry, BeforeValidator(_retry)] = Retry()
-    instance: Annotated[str, AfterValidator(names.clean_instance)] = ""
-    wait_for: Items = ()
-    log_events: Items = ()
+    retry: Retry = Retry()  # noqa: RUF009 - a NamedTuple: immutable
+    instance: str = ""
+    wait_for: tuple[str, ...] = ()
+    log_events: tuple[str, ...] = ()
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    ack: Literal["confirm", "spool"] = "confirm"
+    ack: str = "confirm"
     spool_dir: Path | None = None
-    spool_limit: Bytes = 256 * 2**20
-    drain_timeout: Annotated[Seconds, Field(gt=0)] = 25.0
+    spool_limit: int = 256 * 2**20
+    drain_timeout: float = 25.0
     """Below the pod's terminationGracePeriodSeconds by a few seconds."""
     api_token: str = ""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["json", "text", ""] = ""
-
-    @model_validator(mode="after")
-    def _together(self) -> "Settings":
-        if self.tls_key is not None and self.tls_cert is None:
-            raise ValueError("tlsKey without tlsCert: a client certificate needs both")
-        for file in (self.tls_ca, self.tls_cert, self.tls_key):
-            if file is not None and not os.access(file, os.R_OK):
-                raise ValueError(f"{file} cannot be read")
-        taken = [p for p in (self.port, self.admin_port, *self.intercept) if p]
-        double = {port for port in taken if taken.count(port) > 1}
-        if double:
-            raise ValueError(f"port {min(double)} is used twice among port, adminPort and intercept")
-        if self.app_port is not None and self.app_port in taken:
-            raise ValueError(f"appPort {self.app_port} is also a port of the sidecar")
-        return self
+    log_level: str = "info"
+    log_format: str = ""
 
     @property
     def majors(self) -> tuple[int, ...]:
@@ -236,40 +103,37 @@ class Settings(BaseModel):
 NOT_YET = ("host_ports", "dns_capture", "subscribe", "wait_for", "log_events", "spool_dir", "ordered")
 """Settings whose part of the mesh is not built yet: taken and checked, and named in a warning at the start."""
 
-_ENVIRONMENT = {"MESHQ_" + name.upper(): name for name in Settings.model_fields}
-_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP|SCTP)")
-"""What Kubernetes puts into every pod for a Service whose name begins with meshq."""
-_NOT_SETTINGS = {
-    "MESHQ_CONFIG",
-    "MESHQ_URL",
-    "MESHQ_TOKEN",
-    "MESHQ_HEALTH_TIMEOUT",
-    "MESHQ_CONTROL_URL",
-    "MESHQ_MANAGEMENT_URL",
-}
-
 
 def load(environment: Mapping[str, str]) -> Settings:
-    """Settings from `environment` and the YAML file that its MESHQ_CONFIG names. Raises BadSettings with every fault."""
-    faults: list[Fault] = []
-    values: dict[str, Any] = {}
-    config = environment.get("MESHQ_CONFIG")
-    if config:
-        values = _read_yaml(Path(config), faults)
-    for variable, text in environment.items():
-        name = _ENVIRONMENT.get(variable)
-        if name is not None:
-            if text != "":  # set and empty is how a manifest says "not set"
-                values[to_camel(name)] = text
-        elif variable.startswith("MESHQ_") and variable not in _NOT_SETTINGS and not _SERVICE_LINK.search(variable):
-            faults += _mistyped(variable)
-    try:
-        settings = Settings.model_validate(values)
-    except ValidationError as error:
-        raise BadSettings(faults + [_as_fault(e, bool(config)) for e in error.errors()]) from None
-    if faults:
-        raise BadSettings(faults)
-    return settings
+    """Raises BadSettings with every fault."""
+    from meshq.settings_rules import read
+
+    return read(environment)
+
+
+def load_apart(environment: Mapping[str, str]) -> Settings:
+    """`load` in a child process. Only for a process that has no threads and no event loop yet."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        answer: Settings | BaseException
+        try:
+            answer = load(environment)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the parent is to raise it
+            answer = error
+        with os.fdopen(writer, "wb") as pipe:
+            pickle.dump(answer.faults if isinstance(answer, BadSettings) else answer, pipe)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answer = pickle.load(pipe)
+    os.waitpid(child, 0)
+    if isinstance(answer, list):
+        raise BadSettings(answer)
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 def with_instance(settings: Settings) -> Settings:
@@ -278,54 +142,4 @@ def with_instance(settings: Settings) -> Settings:
         return settings
     alphabet = "abcdefghijklmnopqrstuvwxyz234567"
     random = "".join(secrets.choice(alphabet) for _ in range(6))
-    return settings.model_copy(update={"instance": names.instance_id(socket.gethostname(), random)})
-
-
-def _read_yaml(path: Path, faults: list[Fault]) -> dict[str, Any]:
-    from ruamel.yaml import YAML  # only those who have a file pay for the parser
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        values = YAML(typ="safe", pure=True).load(path.read_text())
-    except OSError as error:
-        faults.append(Fault("MESHQ_CONFIG", f"{path} cannot be read: {error.strerror}"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        faults.append(Fault("MESHQ_CONFIG", f"{path} is not YAML: {' '.join(str(error).split())[:300]}"))
-    else:
-        if isinstance(values, dict):
-            return {str(key): value for key, value in values.items()}
-        if values is not None:
-            faults.append(Fault("MESHQ_CONFIG", f"{path} has no map of settings at its top"))
-    return {}
-
-
-def _as_fault(error: Any, from_file: bool) -> Fault:
-    location = [str(part) for part in error["loc"]]
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if not location:
-        return Fault("settings", message)
-    names_by_alias = {to_camel(name): name for name in Settings.model_fields}
-    name = names_by_alias.get(location[0])
-    if error["type"] == "extra_forbidden":
-        return Fault(location[0], "no such setting")
-    if name is None:
-        return Fault(".".join(location), message)
-    variable = "MESHQ_" + name.upper()
-    shown = f"{variable} ({location[0]} in the file)" if from_file else variable
-    if error["type"] == "missing":
-        return Fault(shown, "is required")
-    given = error.get("input")
-    said = (
-        ""
-        if name in {"api_token", "broker_url", "registry_url"} or repr(given) in message
-        else f" (given: {str(given)[:80]!r})"
-    )
-    return Fault(shown, message + said)
-
-
-def _mistyped(variable: str) -> list[Fault]:
-    """A fault where the variable looks like a setting; anything else under the prefix may be somebody else's."""
-    from difflib import get_close_matches  # only those who mistyped pay for it
-
-    close = get_close_matches(variable, _ENVIRONMENT, n=1, cutoff=0.8)
-    return [Fault(variable, f"no such setting; did you mean {close[0]}?")] if close else []
+    return replace(settings, instance=names.instance_id(socket.gethostname(), random))

@@ -19,7 +19,6 @@ HOP_BY_HOP = frozenset(
         b"trailer",
         b"transfer-encoding",
         b"upgrade",
-        b"proxy-authenticate",
         b"proxy-authorization",
     }
 )

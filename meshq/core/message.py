@@ -13,7 +13,7 @@ parse is bounded by MAX_HEADER whatever a sender claims. Strings are msgpack str
 keys it does not know; a missing key means the default. Test vectors: tests/vectors/message-v1.json.
 
     every record
-      k   str   kind: "q" request, "r" response, "f" fault (an error by meshq itself)
+      k   str   kind: "q" request, "r" response, "f" fault (an error by meshq itself), "x" dead letter
       i   str   message id, 1 to 64 characters of [A-Za-z0-9_-]; an answer bears the id of its request
     request
       m   str   method
@@ -37,6 +37,12 @@ keys it does not know; a missing key means the default. Test vectors: tests/vect
       t   str   detail, for people
       r   bool  whether repeating the request may succeed
       y   str   who says so
+    dead letter; its payload is the body of the broker message that could not be handled, as it was
+      c   str   reason, one word
+      t   str   detail, for people
+      q   str   the queue it was in
+      a   uint  when it died, mesh time in Unix milliseconds
+      y   str   <service>/<version>/<instance> that gave up on it
 
 AMQP properties repeat what brokers and operators look at (message_id, type, reply_to, expiration, user_id); a header table
 would cost more to encode than all of this. A message with another content type than CONTENT_TYPE was not made by meshq.
@@ -105,7 +111,17 @@ class Fault(NamedTuple):
         return Problem(self.code, self.detail, self.retryable)
 
 
-Message = Request | Response | Fault
+class DeadLetter(NamedTuple):
+    id: str
+    reason: str
+    detail: str
+    queue: str
+    at_ms: int
+    instance: str
+    body: bytes
+
+
+Message = Request | Response | Fault | DeadLetter
 
 
 def encode_request(message: Request) -> bytes:
@@ -155,10 +171,29 @@ def encode_fault(message: Fault) -> bytes:
     return _record(header, b"")
 
 
+def encode_dead_letter(message: DeadLetter) -> bytes:
+    header = {
+        "k": "x",
+        "i": message.id,
+        "c": message.reason,
+        "t": message.detail,
+        "q": message.queue,
+        "a": message.at_ms,
+        "y": message.instance,
+    }
+    return _record(header, message.body)
+
+
 def encode(message: Message) -> bytes:
-    if isinstance(message, Request):
-        return encode_request(message)
-    return encode_response(message) if isinstance(message, Response) else encode_fault(message)
+    match message:
+        case Request():
+            return encode_request(message)
+        case Response():
+            return encode_response(message)
+        case Fault():
+            return encode_fault(message)
+        case DeadLetter():
+            return encode_dead_letter(message)
 
 
 def decode(data: bytes) -> list[Message]:
@@ -220,7 +255,9 @@ def _message(header: bytes, payload: bytes) -> Message:
         return _response(ident, fields, payload)
     if kind == "f":
         return _fault(ident, fields)
-    raise DecodeError(f"field k is {str(kind)[:20]!r}, not q, r or f")
+    if kind == "x":
+        return _dead_letter(ident, fields, payload)
+    raise DecodeError(f"field k is {str(kind)[:20]!r}, not q, r, f or x")
 
 
 def _request(ident: str, fields: dict[str, Any], payload: bytes) -> Request:
@@ -268,6 +305,19 @@ def _fault(ident: str, fields: dict[str, Any]) -> Fault:
     if type(retryable) is not bool:
         raise DecodeError("field r is not a boolean")
     return Fault(ident, code, _text(get("t", ""), "t", MAX_HEADER), retryable, _text(get("y", ""), "y", 300))
+
+
+def _dead_letter(ident: str, fields: dict[str, Any], payload: bytes) -> DeadLetter:
+    get = fields.get
+    return DeadLetter(
+        ident,
+        _text(get("c"), "c", 63),
+        _text(get("t", ""), "t", MAX_HEADER),
+        _text(get("q", ""), "q", 255),
+        _number(get("a", 0), "a") or 0,
+        _text(get("y", ""), "y", 300),
+        payload,
+    )
 
 
 def _headers(flat: Any) -> Headers:

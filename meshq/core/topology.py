@@ -122,6 +122,11 @@ def _below(level: int) -> str:
 # --- what exists ------------------------------------------------------------------------------------------------------------
 
 
+def base() -> Topology:
+    """The exchanges that calls, replies and dead letters need: what every client of the broker looks for first."""
+    return Topology(tuple(ExchangeSpec(name) for name in (CALLS, REPLIES, DEAD)))
+
+
 def shared() -> Topology:
     """The parts that belong to the mesh, not to a service: broker-config/definitions.json."""
     exchanges = [ExchangeSpec(name) for name in (CALLS, EVENTS, REPLIES, DEAD, DELAY)]

@@ -1,0 +1,34 @@
+"""From the URLs of the settings to adapters. What is not chosen is not imported: a sidecar holds only what it uses."""
+
+from pathlib import Path
+
+from meshq.ports import Broker, Clock, Registry
+
+
+def broker(
+    url: str, name: str, service: str, clock: Clock, tls: tuple[Path | None, Path | None, Path | None]
+) -> Broker:
+    """`name` is what the broker's operators see; the embedded broker knows its clients by `service`. Raises ValueError for a
+    URL with parts that make no sense, OSError for a certificate that cannot be read."""
+    if url == "embedded:":
+        from meshq.adapters.embedded_broker import EmbeddedHub
+
+        return EmbeddedHub(None, clock).connect(service)
+    from meshq.adapters.amqp import AmqpBroker
+
+    if url.startswith("amqps:"):
+        from meshq.adapters.tls import context
+
+        return AmqpBroker(url, name=name, clock=clock, tls=context(*tls))
+    return AmqpBroker(url, name=name, clock=clock)
+
+
+def registry(url: str, mesh: str, clock: Clock) -> Registry:
+    """Raises ValueError for a URL that is not served."""
+    if url == "embedded:":
+        from meshq.adapters.embedded_registry import EmbeddedRegistryHub
+
+        return EmbeddedRegistryHub(clock).connect()
+    from meshq.adapters.redis import RedisRegistry
+
+    return RedisRegistry(url, mesh)

@@ -1,0 +1,328 @@
+"""Waited calls: a Call becomes a message on a topic, its reply or its failure becomes a response (steps 4 to 6 and 10 of
+DESIGN part 3). The sidecar's outbound side, the control API and the gateway all call through this.
+
+Everything runs in callbacks: no task is made for a call. A call is in the pending table from before it is sent until it has
+exactly one answer; whatever comes for it after that is counted and dropped.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from meshq.core import topology
+from meshq.core.callreq import Call
+from meshq.core.calls import Full, PendingCalls
+from meshq.core.delivery import safe_to_repeat
+from meshq.core.errors import Code, Problem
+from meshq.core.headers import root_traceparent
+from meshq.core.http import HttpResponse
+from meshq.core.instances import Snapshot
+from meshq.core.message import DecodeError, Fault, Message, Request, Response, decode, encode_request
+from meshq.core.routing import route, unroutable
+from meshq.ports import Broker, Clock, Delivery, Metrics, Publication
+
+logger = logging.getLogger(__name__)
+
+MAX_PENDING = 10_000
+MAX_PENDING_BYTES = 128 * 2**20
+"""Calls that wait at once, and the request bodies kept with them to ask again. Beyond either: `overloaded`."""
+PATIENCE = 2.0
+"""Seconds that calls are held after the broker went, before they are refused: finding another node takes less."""
+SHARE_PER_SERVICE = 0.5
+"""The part of MAX_PENDING that calls to one service may take, so that one slow service cannot shut out all others."""
+
+Done = Callable[[HttpResponse], None]
+
+
+class _Waiting(NamedTuple):
+    call: Call
+    request: Request
+    topic: str
+    done: Done
+    since: float
+
+
+class Caller:
+    """`picture` gives the latest snapshot of the registry."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        clock: Clock,
+        metrics: Metrics,
+        picture: Callable[[], Snapshot],
+        service: str,
+        instance: str,
+    ) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._metrics = metrics
+        self._picture = picture
+        self._service = service
+        self._pending: PendingCalls[_Waiting] = PendingCalls(MAX_PENDING, MAX_PENDING_BYTES)
+        self._by_service: dict[str, int] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._ask_again: set[str] = set()
+        self._unsent: dict[str, None] = {}
+        """Held until there is a connection, in order."""
+        self._able = False
+        self._lost_at = clock.monotonic()
+        self._random = b""
+        # Where every service has a broker user of its own name, a reply proves who sent it.
+        self._proves = broker.user == service
+        broker.open_replies(service, instance, self)
+        broker.on_state(lambda _: self._on_broker_state())
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def call(self, call: Call, done: Done) -> Callable[[], None]:
+        """Send it; `done` is called exactly once, possibly before this returns. Returns a function to give up waiting, after
+        which `done` is not called."""
+        message_id = self._fresh(16).hex()
+        now = self._clock.monotonic()
+        found = route(call.address, self._picture())
+        if isinstance(found, Problem):
+            return self._refuse(call, message_id, found, done, now)
+        mesh_ms = self._clock.mesh_ms()
+        left_ms = call.timeout_ms if call.deadline_ms is None else min(call.timeout_ms, call.deadline_ms - mesh_ms)
+        if left_ms <= 0:
+            problem = Problem(Code.DEADLINE, "the deadline had passed before the call was sent", retryable=False)
+            return self._refuse(call, message_id, problem, done, now)
+        request = self._request(call, message_id, found.selector, mesh_ms + left_ms, left_ms)
+        waiting = _Waiting(call, request, found.topic, done, now)
+        full = self._open(message_id, now + left_ms / 1000, waiting)
+        if full is not None:
+            return self._refuse(call, message_id, full, done, now)
+        if not self._send(waiting, left_ms) and not self._hold(message_id, now):
+            self._take(message_id)
+            return self._refuse(call, message_id, self._away(), done, now)
+        return lambda: self._give_up(message_id)
+
+    # --- answers: ports.ReplyHandler --------------------------------------------------------------------------------------
+
+    def on_reply(self, correlation_id: str, delivery: Delivery) -> None:
+        try:
+            messages = decode(delivery.body)
+        except DecodeError as error:
+            logger.error("a reply to %s cannot be read: %s", correlation_id, error)
+            self._metrics.count("undecodable")
+            return
+        for message in messages:
+            self._on_message(message, delivery.user_id)
+
+    def on_unroutable(self, message_id: str) -> None:
+        waiting = self._take(message_id)
+        if waiting is not None:
+            self._metrics.count("unroutable")
+            self._answer(waiting, unroutable(waiting.call.address, self._picture()).as_response())
+
+    def on_replies_lost(self) -> None:
+        """What was asked before this may have been done, and its answer cannot arrive: ask again where that is safe."""
+        for message_id, waiting in self._pending.entries():
+            if safe_to_repeat(waiting.request):
+                self._ask_again.add(message_id)
+                continue
+            self._take(message_id)
+            problem = Problem(
+                Code.BAD_GATEWAY,
+                f"the connection to the broker was lost while this {waiting.request.method} waited for its answer; whether "
+                "it was done is not known, and it is not repeated because that may do it twice",
+                retryable=False,
+            )
+            self._answer(waiting, problem.as_response())
+
+    def on_sends_lost(self) -> None:
+        """What was sent last may not have reached the broker. Replies still arrive, so the rest just waits."""
+        self._ask_again.update(i for i, waiting in self._pending.entries() if safe_to_repeat(waiting.request))
+
+    # --- inside -----------------------------------------------------------------------------------------------------------
+
+    def _on_message(self, message: Message, user_id: str) -> None:
+        if not isinstance(message, Response | Fault):
+            self._metrics.count("undecodable")
+            return
+        waiting = self._pending.get(message.id)
+        if waiting is None:
+            self._metrics.count("late_reply")
+            return
+        if self._proves and user_id != waiting.call.address.service:
+            logger.warning("a reply to a call of %s came from the broker's user %r", waiting.call.address, user_id)
+            self._metrics.count("forged_reply")
+            return
+        self._take(message.id)
+        self._answer(waiting, _as_response(message))
+
+    def _open(self, message_id: str, deadline: float, waiting: _Waiting) -> Problem | None:
+        service = waiting.call.address.service
+        count = self._by_service.get(service, 0)
+        if count >= MAX_PENDING * SHARE_PER_SERVICE:
+            return Problem(Code.OVERLOADED, f"{count} calls to {service} already wait for an answer")
+        try:
+            self._pending.open(message_id, deadline, len(waiting.request.body or b""), waiting)
+        except Full:
+            return Problem(Code.OVERLOADED, f"{len(self._pending)} calls already wait for an answer")
+        self._by_service[service] = count + 1
+        self._watch(deadline)
+        return None
+
+    def _take(self, message_id: str) -> _Waiting | None:
+        waiting = self._pending.resolve(message_id)
+        if waiting is not None:
+            self._forget(waiting)
+        return waiting
+
+    def _forget(self, waiting: _Waiting) -> None:
+        self._ask_again.discard(waiting.request.id)
+        self._unsent.pop(waiting.request.id, None)
+        service = waiting.call.address.service
+        left = self._by_service[service] - 1
+        if left:
+            self._by_service[service] = left
+        else:
+            del self._by_service[service]
+
+    def _give_up(self, message_id: str) -> None:
+        waiting = self._take(message_id)
+        if waiting is not None:
+            self._metrics.call_answered(
+                waiting.call.address.service, "hung-up", self._clock.monotonic() - waiting.since
+            )
+
+    def _request(self, call: Call, message_id: str, selector: str, deadline_ms: int, left_ms: int) -> Request:
+        headers = call.headers
+        if call.needs_trace:
+            headers = [*headers, (b"traceparent", root_traceparent(self._fresh(24)))]
+        return Request(
+            message_id, call.method, call.target, headers, call.body, self._service, selector, deadline_ms, left_ms
+        )
+
+    def _send(self, waiting: _Waiting, left_ms: int) -> bool:
+        reply_to = self._broker.reply_to
+        return bool(reply_to) and self._broker.send(
+            Publication(
+                topology.CALLS,
+                topology.call_key(waiting.topic),
+                encode_request(waiting.request),
+                waiting.request.id,
+                "call",
+                reply_to,
+                max(1, left_ms),
+            )
+        )
+
+    def _hold(self, message_id: str, now: float) -> bool:
+        """Keep an unsent call for when the broker is back, if it went only just now."""
+        left = self._lost_at + PATIENCE - now
+        if self._able or left <= 0:
+            return False
+        if not self._unsent:
+            asyncio.get_running_loop().call_later(left, self._refuse_unsent)
+        self._unsent[message_id] = None
+        return True
+
+    def _refuse_unsent(self) -> None:
+        for message_id in list(self._unsent):
+            waiting = self._take(message_id)
+            if waiting is not None:
+                self._answer(waiting, self._away().as_response())
+
+    def _on_broker_state(self) -> None:
+        able = self._broker.state.publishing and bool(self._broker.reply_to)
+        if self._able and not able:
+            self._lost_at = self._clock.monotonic()
+        self._able = able
+        if not able:
+            return
+        unsent, self._unsent = self._unsent, {}
+        again, self._ask_again = self._ask_again, set()
+        for message_id in unsent:
+            self._send_late(message_id, attempts_before=0)
+        for message_id in again:
+            self._metrics.count("asked_again")
+            self._send_late(message_id, attempts_before=1)
+
+    def _send_late(self, message_id: str, attempts_before: int) -> None:
+        waiting = self._pending.get(message_id)
+        if waiting is None or waiting.request.deadline_ms is None:
+            return
+        left_ms = waiting.request.deadline_ms - self._clock.mesh_ms()
+        if left_ms > 0:
+            attempt = waiting.request.attempt + attempts_before
+            self._send(waiting._replace(request=waiting.request._replace(left_ms=left_ms, attempt=attempt)), left_ms)
+
+    def _away(self) -> Problem:
+        state = self._broker.state
+        if state.publishing and state.consuming:
+            return Problem(Code.OVERLOADED, "more is being sent than the broker takes; the write buffer is full")
+        return Problem(Code.UNAVAILABLE, state.fault or "the broker is being connected to")
+
+    def _refuse(self, call: Call, message_id: str, problem: Problem, done: Done, since: float) -> Callable[[], None]:
+        response = problem.as_response()
+        response.headers.append((b"Meshq-Message-Id", message_id.encode()))
+        self._metrics.call_answered(call.address.service, problem.code.value, self._clock.monotonic() - since)
+        done(response)
+        return _nothing
+
+    def _answer(self, waiting: _Waiting, response: HttpResponse) -> None:
+        response.headers.append((b"Meshq-Message-Id", waiting.request.id.encode()))
+        error = next((v.decode() for n, v in response.headers if n == b"Meshq-Error"), "")
+        self._metrics.call_answered(
+            waiting.call.address.service, error or str(response.status), self._clock.monotonic() - waiting.since
+        )
+        waiting.done(response)
+
+    # --- deadlines: one timer for all -------------------------------------------------------------------------------------
+
+    def _watch(self, deadline: float) -> None:
+        if self._timer is None or deadline < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = deadline
+            delay = max(0.0, deadline - self._clock.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        for waiting in self._pending.expire(self._clock.monotonic()):
+            self._forget(waiting)
+            safe = safe_to_repeat(waiting.request)
+            problem = Problem(Code.DEADLINE, self._why_no_answer(waiting), retryable=safe)
+            self._answer(waiting, problem.as_response())
+        following = self._pending.next_deadline()
+        if following is not None:
+            self._watch(following)
+
+    def _why_no_answer(self, waiting: _Waiting) -> str:
+        waited = f"no answer from {waiting.topic} within {(waiting.request.left_ms or 0) / 1000:g} s"
+        fault = self._broker.state.fault
+        if fault:
+            return f"{waited}: {fault}"
+        service = self._picture().services.get(waiting.call.address.service)
+        ready = [i for i in service.instances if i.state.value == "ready"] if service is not None else []
+        return waited if ready else f"{waited}: no instance of {waiting.call.address.service} is ready"
+
+    def _fresh(self, size: int) -> bytes:
+        """Random bytes, fetched from the system a page at a time: a system call each would cost more than the rest."""
+        if len(self._random) < size:
+            self._random = os.urandom(4096)
+        taken, self._random = self._random[:size], self._random[size:]
+        return taken
+
+
+def _as_response(message: Response | Fault) -> HttpResponse:
+    if isinstance(message, Fault):
+        response = message.as_problem().as_response()
+    else:
+        response = message.as_http()
+        response.headers.append((b"Meshq-Attempt", b"%d" % message.attempt))
+    if message.served_by:
+        response.headers.append((b"Meshq-Served-By", message.served_by.encode()))
+    return response
+
+
+def _nothing() -> None:
+    """There is nothing to give up."""

@@ -1,0 +1,162 @@
+"""The app's calls out: steps 2 to 6 of DESIGN part 3. Four ways in, one behaviour behind them (INTERFACE part 3)."""
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from functools import lru_cache
+from hmac import compare_digest
+from urllib.parse import urlsplit
+
+from meshq.calling import Caller
+from meshq.core.callreq import PATH_PREFIX, read_call, split_path
+from meshq.core.errors import Code, Problem, Refused, refuse
+from meshq.core.hosts import Whose, is_foreign, read_host
+from meshq.core.http import HttpRequest, header
+from meshq.core.selectors import Address
+from meshq.ports import Exchange
+
+Api = Callable[[Exchange, bytes], None]
+"""Answers what is under /v1/ besides calls; the path without its query."""
+Forward = Callable[[Exchange, str, int, bytes], None]
+"""Answers from a host outside the mesh: host, port, origin-form target."""
+
+
+class Way(Enum):
+    """How a request came in; the `way` label of metrics."""
+
+    PATH = "path"
+    HOST = "host"
+    PROXY = "proxy"
+    PORT = "port"
+
+
+class Outbound:
+    """`handle` is for port 3600, `handle_intercepted` for the ports of MESHQ_INTERCEPT."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        api: Api,
+        forward: Forward,
+        *,
+        domain: str,
+        token: str,
+        intercept: Mapping[int, Address],
+        passthrough: tuple[str, ...],
+    ) -> None:
+        self._caller = caller
+        self._api = api
+        self._forward = forward
+        self._domain = domain
+        self._token = token.encode()
+        self._intercept = dict(intercept)
+        self._passthrough = frozenset(passthrough)
+        # The same few hosts and origins come again and again.
+        self._read_host = lru_cache(maxsize=1024)(read_host)
+        self._is_foreign = lru_cache(maxsize=1024)(is_foreign)
+
+    def handle(self, exchange: Exchange) -> None:
+        try:
+            self._handle(exchange)
+        except Refused as refused:
+            exchange.respond(refused.problem.as_response())
+
+    def handle_intercepted(self, port: int) -> Callable[[Exchange], None]:
+        address = self._intercept[port]
+
+        def handle(exchange: Exchange) -> None:
+            request = exchange.request
+            try:
+                if request.method == b"CONNECT":
+                    raise refuse(Code.MISDIRECTED, "this port is a service of the mesh, not a proxy")
+                target = request.target
+                if not target.startswith(b"/") and target != b"*":
+                    target = _origin_form(target)
+                self._call(exchange, address, target, None)
+            except Refused as refused:
+                exchange.respond(refused.problem.as_response())
+
+        return handle
+
+    def _handle(self, exchange: Exchange) -> None:
+        request = exchange.request
+        target = request.target
+        if request.method == b"CONNECT":
+            raise refuse(Code.MISDIRECTED, "CONNECT is not served: the mesh carries HTTP requests, not connections")
+        self._check_caller(request)
+        if target.startswith(b"/") or target == b"*":
+            self._by_host(exchange, header(request.headers, b"host") or b"localhost", target)
+        else:
+            self._by_proxy(exchange, target)
+
+    def _by_host(self, exchange: Exchange, host: bytes, target: bytes) -> None:
+        whose = self._read_host(host.decode("latin-1"), self._domain)
+        if isinstance(whose, Address):
+            self._call(exchange, whose, target, None)
+        elif whose is Whose.LOCAL:
+            self._local(exchange, target)
+        else:
+            raise refuse(
+                Code.MISDIRECTED,
+                f"{_shown(host)} is not a host of the mesh: use a name under .{self._domain}, or {PATH_PREFIX.decode()}<address>/",
+            )
+
+    def _by_proxy(self, exchange: Exchange, target: bytes) -> None:
+        """An absolute-form target: its authority says where to (the server has checked that Host says the same)."""
+        try:
+            url = urlsplit(target.decode("latin-1"))
+            name, port = url.hostname or "", url.port or 80
+        except ValueError as error:
+            raise refuse(Code.BAD_REQUEST, f"the target is not a URL: {error}") from error
+        if url.scheme != "http":
+            raise refuse(Code.MISDIRECTED, f"only http:// is served here, not {url.scheme[:20]}://")
+        if {name, f"{name}:{port}"} & self._passthrough:
+            self._forward(exchange, name, port, _origin_form(target))
+            return
+        whose = self._read_host(url.netloc, self._domain)
+        if isinstance(whose, Address):
+            self._call(exchange, whose, _origin_form(target), None)
+        elif whose is Whose.LOCAL:
+            self._local(exchange, _origin_form(target))
+        else:
+            raise refuse(
+                Code.MISDIRECTED,
+                f"{name[:100]!r} is outside the mesh and MESHQ_PASSTHROUGH does not name it; put it into NO_PROXY, or name it there",
+            )
+
+    def _local(self, exchange: Exchange, target: bytes) -> None:
+        if target.startswith(PATH_PREFIX):
+            address, path = split_path(target)
+            host = f"{address.service}.{self._domain}".encode()
+            self._call(exchange, address, path, host)
+        else:
+            self._api(exchange, target)
+
+    def _call(self, exchange: Exchange, address: Address, target: bytes, host: bytes | None) -> None:
+        call = read_call(exchange.request, address, target, host)
+        exchange.on_hangup(self._caller.call(call, exchange.respond))
+
+    def _check_caller(self, request: HttpRequest) -> None:
+        """Neither a web page from elsewhere nor somebody without the token may speak here (research, D.5)."""
+        origin = token = None
+        for name, value in request.headers:
+            lowered = name.lower()
+            if lowered == b"origin":
+                origin = value
+            elif lowered == b"meshq-token":
+                token = value
+        if origin is not None and self._is_foreign(origin.decode("latin-1"), self._domain):
+            raise Refused(Problem(Code.DENIED, f"a page of {_shown(origin)} may not call the sidecar"))
+        if self._token and not compare_digest(token or b"", self._token):
+            raise Refused(Problem(Code.DENIED, "MESHQ_API_TOKEN is set here: send it as Meshq-Token"))
+
+
+def _origin_form(target: bytes) -> bytes:
+    """`http://host/path?query` -> `/path?query`, not a byte of it changed."""
+    rest = target[target.find(b"://") + 3 :]
+    ends = [at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0]
+    path = rest[min(ends, default=len(rest)) :]
+    return path if path.startswith(b"/") else b"/" + path
+
+
+def _shown(value: bytes) -> str:
+    return repr(value[:100].decode("latin-1"))
