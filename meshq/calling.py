@@ -16,11 +16,12 @@ from meshq.core.callreq import Call
 from meshq.core.calls import Full, PendingCalls
 from meshq.core.delivery import safe_to_repeat
 from meshq.core.errors import Code, Problem
-from meshq.core.headers import root_traceparent
+from meshq.core.headers import carry_response, root_traceparent
 from meshq.core.http import HttpResponse
 from meshq.core.instances import Snapshot
 from meshq.core.message import DecodeError, Fault, Message, Request, Response, decode, encode_request
-from meshq.core.routing import route, unroutable
+from meshq.core.routing import Route, route, unroutable
+from meshq.core.selectors import Address
 from meshq.ports import Broker, Clock, Delivery, Metrics, Publication
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ PATIENCE = 2.0
 """Seconds that calls are held after the broker went, before they are refused: finding another node takes less."""
 SHARE_PER_SERVICE = 0.5
 """The part of MAX_PENDING that calls to one service may take, so that one slow service cannot shut out all others."""
+
+MAX_ROUTES = 10_000
 
 Done = Callable[[HttpResponse], None]
 
@@ -71,10 +74,13 @@ class Caller:
         self._able = False
         self._lost_at = clock.monotonic()
         self._random = b""
+        self._routed = picture()
+        self._routes: dict[Address, Route | Problem] = {}
         # Where every service has a broker user of its own name, a reply proves who sent it.
         self._proves = broker.user == service
         broker.open_replies(service, instance, self)
         broker.on_state(lambda _: self._on_broker_state())
+        self._on_broker_state()
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -84,7 +90,7 @@ class Caller:
         which `done` is not called."""
         message_id = self._fresh(16).hex()
         now = self._clock.monotonic()
-        found = route(call.address, self._picture())
+        found = self._route(call.address)
         if isinstance(found, Problem):
             return self._refuse(call, message_id, found, done, now)
         mesh_ms = self._clock.mesh_ms()
@@ -123,6 +129,8 @@ class Caller:
     def on_replies_lost(self) -> None:
         """What was asked before this may have been done, and its answer cannot arrive: ask again where that is safe."""
         for message_id, waiting in self._pending.entries():
+            if message_id in self._unsent:
+                continue
             if safe_to_repeat(waiting.request):
                 self._ask_again.add(message_id)
                 continue
@@ -137,7 +145,11 @@ class Caller:
 
     def on_sends_lost(self) -> None:
         """What was sent last may not have reached the broker. Replies still arrive, so the rest just waits."""
-        self._ask_again.update(i for i, waiting in self._pending.entries() if safe_to_repeat(waiting.request))
+        self._ask_again.update(
+            ident
+            for ident, waiting in self._pending.entries()
+            if ident not in self._unsent and safe_to_repeat(waiting.request)
+        )
 
     # --- inside -----------------------------------------------------------------------------------------------------------
 
@@ -154,7 +166,19 @@ class Caller:
             self._metrics.count("forged_reply")
             return
         self._take(message.id)
-        self._answer(waiting, _as_response(message))
+        self._answer(waiting, _as_response(message, waiting.request.method))
+
+    def _route(self, address: Address) -> Route | Problem:
+        """`route`, remembered for as long as the picture is the same one."""
+        picture = self._picture()
+        if picture is not self._routed:
+            self._routed, self._routes = picture, {}
+        found = self._routes.get(address)
+        if found is None:
+            found = route(address, picture)
+            if len(self._routes) < MAX_ROUTES:
+                self._routes[address] = found
+        return found
 
     def _open(self, message_id: str, deadline: float, waiting: _Waiting) -> Problem | None:
         service = waiting.call.address.service
@@ -225,6 +249,10 @@ class Caller:
         return True
 
     def _refuse_unsent(self) -> None:
+        left = self._lost_at + PATIENCE - self._clock.monotonic()
+        if self._unsent and left > 0:  # the broker came back and went again since
+            asyncio.get_running_loop().call_later(left, self._refuse_unsent)
+            return
         for message_id in list(self._unsent):
             waiting = self._take(message_id)
             if waiting is not None:
@@ -250,9 +278,13 @@ class Caller:
         if waiting is None or waiting.request.deadline_ms is None:
             return
         left_ms = waiting.request.deadline_ms - self._clock.mesh_ms()
-        if left_ms > 0:
-            attempt = waiting.request.attempt + attempts_before
-            self._send(waiting._replace(request=waiting.request._replace(left_ms=left_ms, attempt=attempt)), left_ms)
+        if left_ms <= 0:
+            return
+        attempt = waiting.request.attempt + attempts_before
+        late = waiting._replace(request=waiting.request._replace(left_ms=left_ms, attempt=attempt))
+        if not self._send(late, left_ms):
+            self._take(message_id)
+            self._answer(waiting, self._away().as_response())
 
     def _away(self) -> Problem:
         state = self._broker.state
@@ -313,11 +345,13 @@ class Caller:
         return taken
 
 
-def _as_response(message: Response | Fault) -> HttpResponse:
+def _as_response(message: Response | Fault, method: str) -> HttpResponse:
     if isinstance(message, Fault):
         response = message.as_problem().as_response()
     else:
-        response = message.as_http()
+        # The other sidecar has done this; but whoever answers must not speak as the mesh, nor frame our response.
+        headers = carry_response(message.headers, keep_length=method == "HEAD" or message.status == 304)
+        response = HttpResponse(message.status, headers, message.body)
         response.headers.append((b"Meshq-Attempt", b"%d" % message.attempt))
     if message.served_by:
         response.headers.append((b"Meshq-Served-By", message.served_by.encode()))

@@ -116,15 +116,17 @@ def load_apart(environment: Mapping[str, str]) -> Settings:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reader)
         answer: Settings | BaseException
-        try:
-            answer = load(environment)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the parent is to raise it
-            answer = error
-        with os.fdopen(writer, "wb") as pipe:
-            pickle.dump(answer.faults if isinstance(answer, BadSettings) else answer, pipe)
-        os._exit(0)
+        try:  # whatever happens: the child must not come back from here as a second parent
+            os.close(reader)
+            try:
+                answer = load(environment)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the parent is to raise it
+                answer = error
+            with os.fdopen(writer, "wb") as pipe:
+                pickle.dump(answer.faults if isinstance(answer, BadSettings) else answer, pipe)
+        finally:
+            os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         answer = pickle.load(pipe)

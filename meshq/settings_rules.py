@@ -96,10 +96,10 @@ def _retry(value: Any) -> Any:
     if isinstance(value, Retry):
         return value
     if isinstance(value, Mapping):
-        attempts, delays = (
-            str(value.get("attempts", 5)),
-            [str(d) for d in value.get("delays", ("1s", "5s", "30s", "2m"))],
-        )
+        attempts, listed = str(value.get("attempts", 5)), value.get("delays", ("1s", "5s", "30s", "2m"))
+        if not value.keys() <= {"attempts", "delays"} or not isinstance(listed, list | tuple):
+            raise ValueError("give {attempts: 5, delays: [1s, 5s, 30s, 2m]}")
+        delays = [str(delay) for delay in listed]
     else:
         attempts, _, rest = str(value).partition(":")
         delays = [d for d in rest.split(",") if d]
@@ -112,23 +112,19 @@ def _one_of(schemes: tuple[str, ...], example: str) -> AfterValidator:
     def check(url: str) -> str:
         if url.rstrip("/") == "embedded:" or url == "embedded":
             return "embedded:"
+        # Nothing of what was given is repeated: there may be a password anywhere in it.
         try:
             parts = urlsplit(url)
-        except ValueError as error:
-            raise ValueError(f"not a URL: {error}") from error
+        except ValueError:
+            raise ValueError(f"not a URL; give one such as {example}, or embedded:") from None
         if parts.scheme not in schemes or not parts.netloc:
-            raise ValueError(f"give a URL such as {example}, or embedded: ({_hidden(url)!r} is none of these)")
+            raise ValueError(f"give a URL such as {example}, or embedded:")
         return url
 
     return AfterValidator(check)
 
 
-def _hidden(url: str) -> str:
-    """A URL with its password left out, for messages."""
-    return re.sub(r"(?<=:)[^:@/]*(?=@)", "***", url)
-
-
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(allow_inf_nan=False)]
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Items = Annotated[tuple[str, ...], BeforeValidator(_items)]
@@ -140,7 +136,7 @@ _RULES: dict[str, Any] = {
     "broker_url": Annotated[str, _one_of(BROKER_SCHEMES, "amqp://user:password@host1,host2,host3/vhost")],
     "registry_url": Annotated[str, _one_of(REGISTRY_SCHEMES, "redis://host:6379/0")],
     "serves": Annotated[tuple[int, ...], BeforeValidator(_majors)],
-    "app_port": Port | None,
+    "app_port": Annotated[int, Field(ge=1, le=65535)] | None,
     "app_health": Annotated[str, Field(pattern=r"^(/[^\s]*)?$")],
     "app_concurrency": Annotated[int, Field(ge=1, le=10_000)],
     "app_timeout": Annotated[Seconds, Field(gt=0, le=MAX_APP_TIMEOUT)],
@@ -154,7 +150,7 @@ _RULES: dict[str, Any] = {
     "domain": Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")],
     "max_body": Annotated[Bytes, Field(le=15 * 2**20)],
     "retry": Annotated[Retry, BeforeValidator(_retry)],
-    "instance": Annotated[str, AfterValidator(names.clean_instance)],
+    "instance": Annotated[str, AfterValidator(lambda text: names.clean_instance(text) if text else "")],
     "wait_for": Items,
     "log_events": Items,
     "ack": Literal["confirm", "spool"],
@@ -181,7 +177,9 @@ _Model = create_model("_Model", __config__=_config, **_definitions)
 
 _ENVIRONMENT = {"MESHQ_" + name.upper(): name for name in _FIELDS}
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP|SCTP)")
-"""What Kubernetes puts into every pod for a Service whose name begins with meshq."""
+_LINK_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+"""What Kubernetes puts into every pod for a Service whose name begins with meshq. One that is called `meshq` gives a
+MESHQ_PORT: no setting of ours, but an address."""
 _NOT_SETTINGS = {
     "MESHQ_CONFIG",
     "MESHQ_URL",
@@ -202,19 +200,27 @@ def read(environment: Mapping[str, str]) -> Settings:
     for variable, text in environment.items():
         name = _ENVIRONMENT.get(variable)
         if name is not None:
-            if text != "":  # set and empty is how a manifest says "not set"
+            # Set and empty is how a manifest says "not set".
+            if text != "" and not (name.endswith("port") and _LINK_ADDRESS.match(text)):
                 values[to_camel(name)] = text
         elif variable.startswith("MESHQ_") and variable not in _NOT_SETTINGS and not _SERVICE_LINK.search(variable):
             faults += _mistyped(variable)
     try:
         model = _Model.model_validate(values)
     except ValidationError as error:
-        raise BadSettings(faults + [_as_fault(e, bool(config)) for e in error.errors()]) from None
+        errors = error.errors()
+        faults += [_as_fault(e, bool(config)) for e in errors]
+        bad = {e["loc"][0] for e in errors if e["loc"]}
+        model = _Model.model_validate(_STAND_IN | {name: v for name, v in values.items() if name not in bad})
     settings = Settings(**{name: getattr(model, name) for name in _FIELDS})
     faults += _together(settings)
     if faults:
         raise BadSettings(faults)
     return settings
+
+
+_STAND_IN = {"service": "x", "serviceVersion": "0.0.0", "brokerUrl": "embedded:", "registryUrl": "embedded:"}
+"""For required settings that are missing or wrong, so that what is wrong between the others is found all the same."""
 
 
 def _together(settings: Settings) -> list[Fault]:
@@ -244,8 +250,10 @@ def _read_yaml(path: Path, faults: list[Fault]) -> dict[str, Any]:
         values = YAML(typ="safe", pure=True).load(path.read_text())
     except OSError as error:
         faults.append(Fault("MESHQ_CONFIG", f"{path} cannot be read: {error.strerror}"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        faults.append(Fault("MESHQ_CONFIG", f"{path} is not YAML: {' '.join(str(error).split())[:300]}"))
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that is none
+        mark = getattr(error, "problem_mark", None)  # the error's own text quotes the file, where a password may stand
+        where = f", line {mark.line + 1}: {getattr(error, 'problem', None)}" if mark is not None else ""
+        faults.append(Fault("MESHQ_CONFIG", f"{path} is not YAML{where}"))
     else:
         if isinstance(values, dict):
             return {str(key): value for key, value in values.items()}

@@ -169,19 +169,38 @@ class FastConnection(AsyncioConnection):
     # --- in ------------------------------------------------------------------------------------------------------------
 
     def _on_data_available(self, data_in: bytes) -> None:
+        try:
+            self._cut(data_in)
+        except Exception as error:
+            # Where the next frame begins is not known any more, so this is the connection's end.
+            logger.exception("what the broker sent cannot be read")
+            self._stream_buffer = b""
+            self._contents.clear()
+            if not (self.is_closed or self.is_closing):
+                self._terminate_stream(pika.exceptions.StreamLostError(f"what the broker sent cannot be read: {error}"))
+
+    def _cut(self, data_in: bytes) -> None:
         data = self._stream_buffer + data_in if self._stream_buffer else data_in
-        if data.startswith(b"AMQP"):  # the server speaks another version: pika knows what to say
-            super()._on_data_available(data)
+        if data.startswith(
+            b"A"
+        ):  # "AMQP" and four bytes: the server speaks another version, and pika knows what to say
+            self._stream_buffer = data if len(data) < 8 else b""
+            if len(data) >= 8:
+                super()._on_data_available(data)
             return
         at = 0
         while (frame := frames.read_frame(data, at)) is not None:
             kind, channel, start, end = frame
+            if data[end] != frames.FRAME_END:
+                raise pika.exceptions.InvalidFrameError("a frame does not end where it says")
             if not self._taken(kind, channel, data, start, end):
                 super()._on_data_available(data[at : end + 1])
             else:
                 self.bytes_received += end + 1 - at
             at = end + 1
         self._stream_buffer = data[at:]
+        if frames.claimed_size(data, at) > self.params.frame_max:
+            raise pika.exceptions.InvalidFrameError("a frame is larger than was agreed")
 
     def _taken(self, kind: int, channel: int, data: bytes, start: int, end: int) -> bool:
         """Whether the frame was one of the hot path; it is dealt with then."""

@@ -9,6 +9,7 @@ Frame: type u8, channel u16, size u32, payload, 0xCE. Content header payload: cl
 u16, then the properties whose flags are set, in the order of FLAGS.
 """
 
+import codecs
 import struct
 from typing import NamedTuple
 
@@ -101,6 +102,11 @@ def read_frame(data: bytes, at: int) -> tuple[int, int, int, int] | None:
     return None if end >= len(data) else (kind, channel, start, end)
 
 
+def claimed_size(data: bytes, at: int) -> int:
+    """How long the frame at `at` says it is, all of it; 0 when that is not there yet."""
+    return 0 if len(data) - at < 7 else int.from_bytes(data[at + 3 : at + 7], "big") + FRAME_OVERHEAD
+
+
 def read_deliver(payload: bytes) -> tuple[int, bool]:
     """(delivery tag, redelivered) of a Basic.Deliver; the consumer is known by its channel."""
     at = 5 + payload[4]
@@ -112,8 +118,19 @@ def read_confirm(payload: bytes) -> tuple[int, bool]:
     return int.from_bytes(payload[4:12], "big"), bool(payload[12] & 1)
 
 
+def _question_mark(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "?", error.end
+
+
+# Unlike "replace" it never makes a text longer: a reply_to that was read has to fit when it is written.
+_NOT_UTF8 = "meshq.question_mark"
+codecs.register_error(_NOT_UTF8, _question_mark)
+
+
 def read_header(payload: bytes) -> tuple[int, Properties | None]:
-    """(body size, properties) of a content header; None for properties that only pika can read."""
+    """(body size, properties) of a content header; None for properties that only pika can read. Raises IndexError for one
+    that is cut off."""
     size = int.from_bytes(payload[4:12], "big")
     flags = payload[12] << 8 | payload[13]
     if flags & _UNKNOWN_FLAGS:
@@ -122,7 +139,7 @@ def read_header(payload: bytes) -> tuple[int, Properties | None]:
     content_type = correlation_id = reply_to = message_id = user_id = ""
     if flags & FLAG_CONTENT_TYPE:
         end = at + 1 + payload[at]
-        content_type, at = payload[at + 1 : end].decode("utf-8", "replace"), end
+        content_type, at = payload[at + 1 : end].decode("utf-8", _NOT_UTF8), end
     if flags & FLAG_ENCODING:
         at += 1 + payload[at]
     if flags & FLAG_HEADERS:
@@ -133,20 +150,20 @@ def read_header(payload: bytes) -> tuple[int, Properties | None]:
         at += 1
     if flags & FLAG_CORRELATION_ID:
         end = at + 1 + payload[at]
-        correlation_id, at = payload[at + 1 : end].decode("utf-8", "replace"), end
+        correlation_id, at = payload[at + 1 : end].decode("utf-8", _NOT_UTF8), end
     if flags & FLAG_REPLY_TO:
         end = at + 1 + payload[at]
-        reply_to, at = payload[at + 1 : end].decode("utf-8", "replace"), end
+        reply_to, at = payload[at + 1 : end].decode("utf-8", _NOT_UTF8), end
     if flags & FLAG_EXPIRATION:
         at += 1 + payload[at]
     if flags & FLAG_MESSAGE_ID:
         end = at + 1 + payload[at]
-        message_id, at = payload[at + 1 : end].decode("utf-8", "replace"), end
+        message_id, at = payload[at + 1 : end].decode("utf-8", _NOT_UTF8), end
     if flags & FLAG_TIMESTAMP:
         at += 8
     if flags & FLAG_TYPE:
         at += 1 + payload[at]
     if flags & FLAG_USER_ID:
         end = at + 1 + payload[at]
-        user_id = payload[at + 1 : end].decode("utf-8", "replace")
+        user_id = payload[at + 1 : end].decode("utf-8", _NOT_UTF8)
     return size, Properties(content_type, correlation_id, reply_to, message_id, user_id)

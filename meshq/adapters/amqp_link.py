@@ -66,6 +66,7 @@ class Link:
     async def close(self, timeout: float) -> None:
         """Say goodbye to the broker, at most `timeout` seconds long."""
         self._closing = True
+        self.fault = "closed"
         connection = self.connection
         if connection is None or not connection.is_open:
             return

@@ -43,7 +43,11 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
     else:
         name, _, port = text.partition(":")
     if not name or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
-        raise ValueError(f"{text!r} is not a host of the broker, such as rabbit-0 or rabbit-0:5672")
+        # What was found is not repeated: behind a password with a / in it, it is a part of the password.
+        raise ValueError(
+            "the broker's URL has a host that cannot be: give hosts such as rabbit-0 or rabbit-0:5672, and write / ? # @ : in "
+            "user and password as %2F %3F %23 %40 %3A"
+        )
     return name, int(port) if port else default_port
 
 

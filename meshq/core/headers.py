@@ -26,7 +26,9 @@ _NOT_CARRIED = HOP_BY_HOP | {b"content-length", b"expect"}
 _NOT_NAMED_AWAY = frozenset({b"host", b"authorization", b"content-type", b"content-encoding", b"cookie"})
 """Fields that `Connection` may not remove: a caller must not be able to strip what identifies it or frames its body."""
 
-_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_TRACE_FIELDS = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+# Version 00 ends there; later ones may go on after a hyphen; ff is none.
+_TRACEPARENT = re.compile(rb"00" + _TRACE_FIELDS + rb"|(?!00|ff)[0-9a-f]{2}" + _TRACE_FIELDS + rb"(-.*)?")
 
 
 class Carried(NamedTuple):

@@ -4,7 +4,7 @@ import ipaddress
 from enum import Enum
 
 from meshq.core.errors import Code, refuse
-from meshq.core.names import BadName, HostName, parse_host
+from meshq.core.names import BadName, HostName, bare_host, parse_host
 from meshq.core.selectors import Address, major_selector
 
 
@@ -46,14 +46,12 @@ def _address(name: HostName) -> Address:
 
 def _is_loopback(host: str) -> bool:
     """By the text alone: no name is ever looked up."""
-    name = host.lower()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    else:
-        name = name.partition(":")[0].removesuffix(".")
-    if name == "localhost":
-        return True
+    name = bare_host(host)
+    if name is None or name == "localhost":
+        return name is not None
     try:
-        return ipaddress.ip_address(name).is_loopback
+        address = ipaddress.ip_address(name)
     except ValueError:
         return False
+    # Not every version of Python sees through ::ffff:127.0.0.1 by itself.
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

@@ -66,7 +66,7 @@ class Service:
 
     name: str
     majors: Mapping[int, Version]
-    """Major -> the lowest version that was ready in the major's last non-empty state (its own x.0.0 before there was
+    """Major -> the lowest version that was ready in the major's last non-empty state (the first registered before there was
     one). What a selector is held against while the major has no instance."""
     instances: tuple[Instance, ...] = ()
 
@@ -100,10 +100,11 @@ EMPTY = Snapshot(0, MappingProxyType({}))
 
 
 def lease_state(state: State, deadline_ms: int, now_ms: int, ttl_ms: int = TTL_MS) -> State:
-    """What a reader sees: the state the instance gave itself, or what its lease says once that ran out."""
-    if now_ms < deadline_ms:
-        return state
-    return State.SUSPECT if now_ms < deadline_ms + ttl_ms else State.DOWN
+    """What a reader sees: the state the instance gave itself, or what its lease says once that ran out. Only a ready one
+    becomes suspect, because suspects are still used."""
+    if now_ms >= deadline_ms + ttl_ms:
+        return State.DOWN
+    return State.SUSPECT if now_ms >= deadline_ms and state is State.READY else state
 
 
 def lowest_ready(instances: Iterable[Instance], major: int) -> Version | None:

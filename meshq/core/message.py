@@ -10,7 +10,8 @@ A body is one or more records back to back (a pack; this version sends one and r
 
 The payload stands outside the map so that a large one is neither scanned nor copied twice, and so that what msgpack has to
 parse is bounded by MAX_HEADER whatever a sender claims. Strings are msgpack str (UTF-8), bytes are bin. A reader ignores
-keys it does not know; a missing key means the default. Test vectors: tests/vectors/message-v1.json.
+keys it does not know; a missing key means the default. What is marked `word` is a str of visible ASCII, because it comes to
+stand in a header. Test vectors: tests/vectors/message-v1.json.
 
     every record
       k   str   kind: "q" request, "r" response, "f" fault (an error by meshq itself), "x" dead letter
@@ -20,29 +21,29 @@ keys it does not know; a missing key means the default. Test vectors: tests/vect
       p   bin   origin-form target: path and query as the caller wrote them
       h   array field names and values in turn, all bin
       e   bool  the request had a body (possibly empty); default: payload is not empty
-      f   str   the calling service, as it says itself
+      f   word  the calling service, as it says itself
       s   str   selector the receiver has to satisfy; absent where the topic says it all
       d   uint  deadline, mesh time in Unix milliseconds; absent: none
       w   uint  milliseconds that were left of the deadline when it was sent
       n   uint  attempt, default 1
       o   uint  how often receivers outside the selector put it back, default 0
-      c   str   who called, proved; believed only in a message published by the receiving service itself
+      c   word  who called, proved; believed only in a message published by the receiving service itself
     response
       s   uint  status
       h   array as above
-      y   str   <service>/<version>/<instance> that served it
+      y   word  <service>/<version>/<instance> that served it
       n   uint  attempt, default 1
     fault
       c   str   code, as in meshq.core.errors
       t   str   detail, for people
       r   bool  whether repeating the request may succeed
-      y   str   who says so
+      y   word  who says so
     dead letter; its payload is the body of the broker message that could not be handled, as it was
-      c   str   reason, one word
+      c   word  reason
       t   str   detail, for people
       q   str   the queue it was in
       a   uint  when it died, mesh time in Unix milliseconds
-      y   str   <service>/<version>/<instance> that gave up on it
+      y   word  <service>/<version>/<instance> that gave up on it
 
 AMQP properties repeat what brokers and operators look at (message_id, type, reply_to, expiration, user_id); a header table
 would cost more to encode than all of this. A message with another content type than CONTENT_TYPE was not made by meshq.
@@ -66,6 +67,7 @@ MAX_RECORDS = 1000
 
 _PREFIX = struct.Struct(">BII")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_PLAIN = re.compile(r"[\x21-\x7e]*", re.ASCII)
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}", re.ASCII)
 
 
@@ -122,6 +124,11 @@ class DeadLetter(NamedTuple):
 
 
 Message = Request | Response | Fault | DeadLetter
+
+
+def is_id(text: str) -> bool:
+    """Whether this can be the id of a message."""
+    return _ID.fullmatch(text) is not None
 
 
 def encode_request(message: Request) -> bytes:
@@ -257,7 +264,7 @@ def _message(header: bytes, payload: bytes) -> Message:
         return _fault(ident, fields)
     if kind == "x":
         return _dead_letter(ident, fields, payload)
-    raise DecodeError(f"field k is {str(kind)[:20]!r}, not q, r, f or x")
+    raise DecodeError(f"field k is {kind[:20]!r}, not q, r, f or x" if isinstance(kind, str) else "field k is no str")
 
 
 def _request(ident: str, fields: dict[str, Any], payload: bytes) -> Request:
@@ -273,13 +280,13 @@ def _request(ident: str, fields: dict[str, Any], payload: bytes) -> Request:
         target,
         _headers(get("h")),
         payload if payload or get("e") is True else None,
-        _text(get("f", ""), "f", 63),
+        _plain(get("f", ""), "f", 63),
         _text(get("s", ""), "s", 100),
         _number(get("d"), "d"),
         _number(get("w"), "w"),
         _number(get("n", 1), "n") or 1,
         _number(get("o", 0), "o") or 0,
-        _text(get("c", ""), "c", 63),
+        _plain(get("c", ""), "c", 63),
     )
 
 
@@ -289,7 +296,7 @@ def _response(ident: str, fields: dict[str, Any], payload: bytes) -> Response:
     if type(status) is not int or not 200 <= status <= 999:
         raise DecodeError("field s is not the status of a response")
     attempt = _number(get("n", 1), "n") or 1
-    return Response(ident, status, _headers(get("h")), payload, _text(get("y", ""), "y", 300), attempt)
+    return Response(ident, status, _headers(get("h")), payload, _plain(get("y", ""), "y", 300), attempt)
 
 
 _CODES = {code.value: code for code in Code}
@@ -304,18 +311,18 @@ def _fault(ident: str, fields: dict[str, Any]) -> Fault:
     retryable = get("r", TABLE[code].retryable)
     if type(retryable) is not bool:
         raise DecodeError("field r is not a boolean")
-    return Fault(ident, code, _text(get("t", ""), "t", MAX_HEADER), retryable, _text(get("y", ""), "y", 300))
+    return Fault(ident, code, _text(get("t", ""), "t", MAX_HEADER), retryable, _plain(get("y", ""), "y", 300))
 
 
 def _dead_letter(ident: str, fields: dict[str, Any], payload: bytes) -> DeadLetter:
     get = fields.get
     return DeadLetter(
         ident,
-        _text(get("c"), "c", 63),
+        _plain(get("c"), "c", 63),
         _text(get("t", ""), "t", MAX_HEADER),
         _text(get("q", ""), "q", 255),
         _number(get("a", 0), "a") or 0,
-        _text(get("y", ""), "y", 300),
+        _plain(get("y", ""), "y", 300),
         payload,
     )
 
@@ -323,9 +330,8 @@ def _dead_letter(ident: str, fields: dict[str, Any], payload: bytes) -> DeadLett
 def _headers(flat: Any) -> Headers:
     if not isinstance(flat, list) or len(flat) % 2:
         raise DecodeError("field h is not an array of names and values")
-    for part in flat:
-        if type(part) is not bytes:
-            raise DecodeError("field h has something else than bytes in it")
+    if flat and set(map(type, flat)) != {bytes}:
+        raise DecodeError("field h has something else than bytes in it")
     pairs = iter(flat)
     headers = list(zip(pairs, pairs, strict=True))
     joined = b"".join(flat)
@@ -343,6 +349,13 @@ def _text(value: Any, name: str, longest: int) -> str:
     if not isinstance(value, str) or len(value) > longest:
         raise DecodeError(f"field {name} is not a text of at most {longest} characters")
     return value
+
+
+def _plain(value: Any, name: str, longest: int) -> str:
+    """What becomes a header's value at one end or the other: a line break in here would be another header."""
+    if _PLAIN.fullmatch(_text(value, name, longest)) is None:
+        raise DecodeError(f"field {name} has something else than visible ASCII in it")
+    return str(value)
 
 
 def _number(value: Any, name: str) -> int | None:

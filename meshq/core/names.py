@@ -16,6 +16,7 @@ MAX_MAJOR = 2**31 - 1
 _SERVICE = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)
 _EVENT = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII)
 _MAJOR = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^:@/?#\[\]\\\s]*))(?::[0-9]{0,5})?", re.ASCII)
 _VERSION_LIKE = re.compile(r"v[0-9]+", re.ASCII)
 # SemVer 2.0.0, the expression that semver.org suggests (section "Is there a suggested regular expression").
 _SEMVER = re.compile(
@@ -112,7 +113,7 @@ def parse_topic(text: str) -> tuple[str, int]:
     name, dot, major = text.rpartition(".v")
     if not dot:
         raise BadName(f"{text[:130]!r} is not a topic such as orders.v2")
-    return name, parse_major(major)
+    return check_event(name), parse_major(major)  # every service name is one that an event could have
 
 
 class HostName(NamedTuple):
@@ -123,16 +124,24 @@ class HostName(NamedTuple):
     instance: str | None = None
 
 
+def bare_host(host: str) -> str | None:
+    """The name or address in a Host field: lower-cased, without port, brackets and one trailing dot. None for what is not a
+    name and a port: `localhost:x@evil.com` is no port of localhost."""
+    match = _HOST.fullmatch(host.lower()) if host.isascii() else None
+    if match is None:
+        return None
+    return match[1] if match[2] is None else match[2].removesuffix(".")
+
+
 def parse_host(host: str, domain: str) -> HostName | None:
     """`v2.orders.mesh`, `v2.orders.localhost:3600` -> HostName; None when the host is not of the mesh.
 
     A port is cut off, case does not matter, one trailing dot is allowed. Raises BadName for a name under the mesh domain
     that no service can have. Under `localhost` such a name is simply not ours, so None.
     """
-    name = host.lower()
-    if name.startswith("["):  # an IPv6 literal
+    name = bare_host(host)
+    if name is None:
         return None
-    name = name.partition(":")[0].removesuffix(".")
     for suffix, ours in ((f".{domain}", True), (".localhost", False)):
         if name.endswith(suffix):
             try:

@@ -7,6 +7,7 @@ rule of npm's semver, so that `^2` never picks 2.4.0-rc.1 by surprise) and by on
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from meshq.core.names import MAX_MAJOR, BadName, Version, check_service, parse_version
@@ -66,6 +67,7 @@ class Address(NamedTuple):
         return self.service if self.selector is None else f"{self.service}@{self.selector.text}"
 
 
+@lru_cache(maxsize=4096)  # an app calls the same few addresses again and again
 def parse_address(text: str) -> Address:
     """`orders`, `orders@2`, `orders@^2.1` -> Address. Raises BadName."""
     service, at, selector = text.partition("@")
@@ -110,7 +112,7 @@ def _comparator(part: str, whole: str) -> Iterable[Bound]:
         case ">=":
             return (_from(floor),)
         case "<":
-            return (_to(floor),)
+            return (_to(floor) if above else Bound(floor, low=False, inclusive=False),)
         case ">":
             return (_from(above) if above else Bound(floor, low=True, inclusive=False),)
         case _:  # <=
@@ -152,4 +154,4 @@ def _from(version: Version) -> Bound:
 
 def _to(version: Version) -> Bound:
     """Below `version`, its own pre-releases excluded too: 3.0.0-rc.1 is not compatible with ^2."""
-    return Bound(version, low=False, inclusive=False)
+    return Bound(version._replace(pre=("0",)), low=False, inclusive=False)  # -0 is the lowest pre-release there is
