@@ -9,7 +9,7 @@ import os
 import pickle
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,31 +111,40 @@ def load(environment: Mapping[str, str]) -> Settings:
     return read(environment)
 
 
-def load_apart(environment: Mapping[str, str]) -> Settings:
-    """`load` in a child process. Only for a process that has no threads and no event loop yet."""
+def load_apart(environment: Mapping[str, str]) -> Callable[[], Settings]:
+    """Begin `load` in a child process; the function returned waits for it, and returns or raises as `load` does. Only for a
+    process that has no threads and no event loop yet."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        answer: Settings | BaseException
         try:  # whatever happens: the child must not come back from here as a second parent
             os.close(reader)
-            try:
-                answer = load(environment)
-            except BaseException as error:  # noqa: BLE001 - whatever it is, the parent is to raise it
-                answer = error
             with os.fdopen(writer, "wb") as pipe:
-                pickle.dump(answer.faults if isinstance(answer, BadSettings) else answer, pipe)
+                pickle.dump(_loaded(environment), pipe)
         finally:
             os._exit(0)
     os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        answer = pickle.load(pipe)
-    os.waitpid(child, 0)
-    if isinstance(answer, list):
-        raise BadSettings(answer)
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
+
+    def wait() -> Settings:
+        with os.fdopen(reader, "rb") as pipe:
+            answer: Settings | list[Fault] | BaseException = pickle.load(pipe)
+        os.waitpid(child, 0)
+        if isinstance(answer, list):
+            raise BadSettings(answer)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    return wait
+
+
+def _loaded(environment: Mapping[str, str]) -> Settings | list[Fault] | BaseException:
+    try:
+        return load(environment)
+    except BadSettings as bad:
+        return bad.faults
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the parent is to raise it
+        return error
 
 
 def with_instance(settings: Settings) -> Settings:

@@ -13,6 +13,7 @@ from meshq.core.selectors import Address, parse_address, parse_selector
 
 DEFAULT_TIMEOUT_MS = 30_000
 MAX_TIMEOUT_MS = 24 * 3_600_000
+MAX_METHOD = 32
 PATH_PREFIX = b"/v1/call/"
 
 
@@ -64,6 +65,8 @@ def address_of(text: str) -> Address:
 
 def read_call(request: HttpRequest, address: Address, target: bytes, host: bytes | None) -> Call:
     """`host` replaces the caller's Host field (the path way); None leaves it. Raises Refused with `bad-header`."""
+    if len(request.method) > MAX_METHOD:
+        raise refuse(Code.BAD_REQUEST, f"the method is longer than {MAX_METHOD} characters")
     headers, control = carry(request.headers)
     if host is not None:
         headers = [field for field in headers if field[0].lower() != b"host"]

@@ -92,7 +92,7 @@ def parse_selector(text: str) -> Selector:
         bounds += _comparator(part.strip(" "), text)
     partial = _PARTIAL.fullmatch(text)
     if partial and partial[2] is None:
-        return Selector(text, tuple(bounds), int(partial[1]))
+        return major_selector(int(partial[1]))
     return Selector(text, tuple(bounds))
 
 

@@ -5,10 +5,9 @@ import re
 from itertools import count
 
 from meshq.core.http import Headers
-from meshq.core.message import Request
+from meshq.core.message import Request, is_id
 from meshq.ports import Delivery
 
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9-]{1,100}", re.ASCII)
 _UNCLEAN = re.compile(r"[^\x20-\x7e]")
 MAX_HEADERS = 100
@@ -30,7 +29,7 @@ def as_request(delivery: Delivery) -> Request:
         lowered = str(name).lower()
         if _TOKEN.fullmatch(lowered) and not lowered.startswith("meshq-") and len(headers) < MAX_HEADERS:
             headers.append((str(name).encode(), _value(value)))
-    ident = delivery.message_id if _ID.fullmatch(delivery.message_id) else f"foreign-{next(_count)}"
+    ident = delivery.message_id if is_id(delivery.message_id) else f"foreign-{next(_count)}"
     return Request(ident, "POST", b"/", [(b"Host", b"localhost"), *headers], delivery.body, "")
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 from meshq.core import topology
 from meshq.core.delivery import Drop, GiveBack, Reason, Refuse, Reply, Start, before_call, settle_call, time_left_ms
 from meshq.core.errors import TABLE, Problem
-from meshq.core.headers import carry_response
+from meshq.core.headers import carry, carry_response
 from meshq.core.http import Failed, Headers, HttpRequest, HttpResponse, header
 from meshq.core.message import (
     CONTENT_TYPE,
@@ -32,6 +32,7 @@ from meshq.core.message import (
     encode_fault,
     encode_request,
     encode_response,
+    is_id,
 )
 from meshq.core.names import BadName, Version
 from meshq.core.selectors import Selector, parse_selector
@@ -243,7 +244,8 @@ class Inbound:
             added.append((b"Idempotency-Key", request.id.encode()))
         if self._token:
             added.append((b"Meshq-Token", self._token))
-        return request.headers + added
+        # The caller's sidecar has done this; but here stands what anyone wrote who may publish to us.
+        return carry(request.headers).headers + added
 
     def _caller(self, job: _Job) -> tuple[str, bool]:
         """(who calls, whether that is proved): by the broker's word for who published it, or, in a message that our own
@@ -360,14 +362,11 @@ class Inbound:
         logger.error("a message in %s is dead: %s", delivery.queue, detail)
         self._metrics.count(f"dead_{reason}")
         queue = topology.dead_queue(topic)
-        ident = delivery.message_id if 0 < len(delivery.message_id) <= 64 else "unknown"
+        ident = delivery.message_id if is_id(delivery.message_id) else "unknown"
         letter = DeadLetter(
             ident, reason, detail, delivery.queue, self._clock.mesh_ms(), self._served_by, delivery.body
         )
-        try:
-            body = encode_dead_letter(letter)
-        except ValueError:
-            body = encode_dead_letter(letter._replace(id="unknown"))
+        body = encode_dead_letter(letter)
 
         def done(fate: Published) -> None:
             if fate is Published.CONFIRMED:

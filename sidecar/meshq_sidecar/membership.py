@@ -73,10 +73,10 @@ class Membership:
                 await asyncio.sleep(AWAY_BACKOFF * random.uniform(0.5, 1.5))
                 continue
             except Fenced:
-                self.fenced = True
                 self._say(
                     f"another process registered as {self._instance.id} after this one: give each its own MESHQ_INSTANCE, or none"
                 )
+                self.fenced = True
                 return
             try:
                 async with asyncio.timeout(RENEW_EVERY * random.uniform(0.9, 1.1)):
@@ -134,5 +134,5 @@ class Membership:
             logger.warning("%s; the last known picture serves", fault)
         elif self.fault and not fault:
             logger.info("the registry answers: %d services known", len(self.picture.services))
-        if not self.fenced or not self.fault:
+        if not self.fenced:  # that one stays: nothing here ends it
             self.fault = fault

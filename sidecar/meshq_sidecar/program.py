@@ -1,0 +1,48 @@
+"""One sidecar as a program of its own: adapters by its settings, until SIGTERM."""
+
+import asyncio
+import logging
+import signal
+import sys
+
+import uvloop
+
+from meshq import logs
+from meshq.adapters import choose
+from meshq.adapters.clock import SystemClock
+from meshq.settings import EXIT_BAD_SETTINGS, Settings
+from meshq_sidecar.app import PortTaken, Sidecar
+
+logger = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> int:
+    """Returns the exit code."""
+    logs.configure(settings.log_level, settings.log_format)
+    return uvloop.run(_run(settings))
+
+
+async def _run(settings: Settings) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    clock = SystemClock()
+    tls = (settings.tls_ca, settings.tls_cert, settings.tls_key)
+    try:
+        name = f"meshq {settings.service} {settings.instance}"
+        broker = choose.broker(settings.broker_url, name, settings.service, clock, tls)
+        registry = choose.registry(settings.registry_url, settings.mesh, clock)
+    except (ValueError, OSError) as error:
+        print(f"meshq-sidecar: {error}", file=sys.stderr)
+        return EXIT_BAD_SETTINGS
+    sidecar = Sidecar(settings, broker, registry, clock)
+    try:
+        await sidecar.start()
+    except PortTaken as taken:
+        print(f"meshq-sidecar: {taken}", file=sys.stderr)
+        return EXIT_BAD_SETTINGS
+    await stop.wait()
+    logger.info("stopping: draining first")
+    await sidecar.drain()
+    await sidecar.stop()
+    return 0
