@@ -34,6 +34,9 @@ PATIENCE = 2.0
 SHARE_PER_SERVICE = 0.5
 """The part of MAX_PENDING that calls to one service may take, so that one slow service cannot shut out all others."""
 
+DENIED_FOR = 5.0
+"""Seconds in which a topic that the broker refuses us is not tried again: each refusal costs the channel that others use."""
+
 MAX_ROUTES = 10_000
 
 Done = Callable[[HttpResponse], None]
@@ -71,6 +74,8 @@ class Caller:
         self._ask_again: set[str] = set()
         self._unsent: dict[str, None] = {}
         """Held until there is a connection, in order."""
+        self._denied: dict[str, tuple[float, Problem]] = {}
+        """Routing key, "" for all -> until when, and what is answered."""
         self._able = False
         self._lost_at = clock.monotonic()
         self._random = b""
@@ -91,6 +96,8 @@ class Caller:
         message_id = self._fresh(16).hex()
         now = self._clock.monotonic()
         found = self._route(call.address)
+        if self._denied and not isinstance(found, Problem):
+            found = self._denial(found.topic, now) or found
         if isinstance(found, Problem):
             return self._refuse(call, message_id, found, done, now)
         mesh_ms = self._clock.mesh_ms()
@@ -143,6 +150,16 @@ class Caller:
             )
             self._answer(waiting, problem.as_response())
 
+    def on_refused(self, key: str, reason: str) -> None:
+        now = self._clock.monotonic()
+        problem = Problem(Code.DENIED, reason)
+        self._denied = {k: denial for k, denial in self._denied.items() if denial[0] > now}
+        self._denied[key] = (now + DENIED_FOR, problem)
+        for message_id, waiting in self._pending.entries():
+            if message_id not in self._unsent and key in ("", topology.call_key(waiting.topic)):
+                self._take(message_id)
+                self._answer(waiting, problem.as_response())
+
     def on_sends_lost(self) -> None:
         """What was sent last may not have reached the broker. Replies still arrive, so the rest just waits."""
         self._ask_again.update(
@@ -179,6 +196,13 @@ class Caller:
             if len(self._routes) < MAX_ROUTES:
                 self._routes[address] = found
         return found
+
+    def _denial(self, topic: str, now: float) -> Problem | None:
+        for key in ("", topology.call_key(topic)):
+            until, problem = self._denied.get(key, (0.0, None))
+            if until > now:
+                return problem
+        return None
 
     def _open(self, message_id: str, deadline: float, waiting: _Waiting) -> Problem | None:
         service = waiting.call.address.service

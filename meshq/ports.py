@@ -113,6 +113,10 @@ class ReplyHandler(Protocol):
     def on_replies_lost(self) -> None:
         """The reply queue is gone with its connection: no reply to what was sent before this can arrive."""
 
+    def on_refused(self, key: str, reason: str) -> None:
+        """The broker refuses what is sent to the exchange of calls with this routing key, or with any where it is "", because
+        a right is missing; `reason` is a sentence. Followed by `on_sends_lost`."""
+
     def on_sends_lost(self) -> None:
         """The connection that sends went: what was given to `send` last may not have reached the broker."""
 

@@ -126,9 +126,11 @@ def load_apart(environment: Mapping[str, str]) -> Callable[[], Settings]:
     os.close(writer)
 
     def wait() -> Settings:
-        with os.fdopen(reader, "rb") as pipe:
-            answer: Settings | list[Fault] | BaseException = pickle.load(pipe)
-        os.waitpid(child, 0)
+        try:
+            with os.fdopen(reader, "rb") as pipe:
+                answer: Settings | list[Fault] | BaseException = pickle.load(pipe)
+        finally:
+            os.waitpid(child, 0)
         if isinstance(answer, list):
             raise BadSettings(answer)
         if isinstance(answer, BaseException):

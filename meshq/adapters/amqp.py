@@ -29,7 +29,7 @@ from meshq.adapters.amqp_connection import FastConnection
 from meshq.adapters.amqp_consumer import AmqpDelivery, ChannelConsumer, read_properties
 from meshq.adapters.amqp_link import Link
 from meshq.adapters.amqp_publisher import Publisher
-from meshq.adapters.amqp_topology import NOT_FOUND, Declarer, fault
+from meshq.adapters.amqp_topology import ACCESS_REFUSED, NOT_FOUND, Declarer, fault, refused, refused_calls
 from meshq.core import topology
 from meshq.core.topology import Topology
 from meshq.ports import BrokerState, Clock, Delivery, Publication, Published, QueueStats, ReplyHandler, Subscription
@@ -152,6 +152,7 @@ class AmqpBroker:
                 await self._publisher.session(connection, self._publishing.up)
             except ChannelLost as lost:
                 if self._replies is not None:
+                    self._tell_refused(lost, self._replies[2])
                     self._replies[2].on_sends_lost()
                 if lost.code == 0:
                     raise
@@ -160,6 +161,11 @@ class AmqpBroker:
                 self._tell_state()
                 if lost.code == NOT_FOUND:
                     raise ConnectionError(lost.text) from lost  # an exchange is gone: begin again by asserting them
+
+    def _tell_refused(self, lost: ChannelLost, handler: ReplyHandler) -> None:
+        key = refused_calls(lost.text) if lost.code == ACCESS_REFUSED else None
+        if key is not None:
+            handler.on_refused(key, refused(lost.text, self.user, {key or topology.CALLS: "write"}))
 
     def _set_blocked(self, blocked: bool) -> None:
         self._publisher.blocked = blocked
@@ -263,7 +269,7 @@ class AmqpBroker:
         except ChannelLost as lost:
             if lost.code == 0:
                 raise
-            return [fault(f"queue {subscription.queue}", lost, self.user)]
+            return [fault(f"queue {subscription.queue}", lost, self.user, {subscription.queue: "read"})]
         subscription.consumer = consumer
         for end in (channel.lost, consumer.cancelled):
             end.add_done_callback(lambda _: self._changed.set())

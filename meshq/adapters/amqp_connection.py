@@ -172,8 +172,10 @@ class FastConnection(AsyncioConnection):
         try:
             self._cut(data_in)
         except Exception as error:
-            # Where the next frame begins is not known any more, so this is the connection's end.
-            logger.exception("what the broker sent cannot be read")
+            # Where the next frame begins is not known any more, so this is the connection's end. Before it is open, some other
+            # server may well be there: `amqp_url.explain` says so.
+            if self.is_open:
+                logger.exception("what the broker sent cannot be read")
             self._stream_buffer = b""
             self._contents.clear()
             if not (self.is_closed or self.is_closing):

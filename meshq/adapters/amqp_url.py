@@ -67,10 +67,15 @@ def explain(error: BaseException, url: AmqpUrl, host: str, port: int) -> str:
             return (
                 f"what listens on {host}:{port} does not speak AMQP 0-9-1; is it another server, or a TLS port (amqps)?"
             )
+        case pika.exceptions.ConnectionOpenAborted():
+            return (
+                f"what listens on {host}:{port} takes connections but does not speak AMQP 0-9-1 in time; is it another server, "
+                "a TLS port (amqps), or a broker that hangs?"
+            )
         case ssl.SSLCertVerificationError():
             return f"{at} has a certificate that is not trusted: {cause.verify_message}; set MESHQ_TLS_CA"
         case ssl.SSLError():
-            return f"TLS with {at} failed: {cause.reason or cause}"
+            return f"TLS with {at} failed: {getattr(cause, 'reason', None) or cause}"
         case socket.gaierror():
             return f"the broker's host {host!r} is not known: check the host in MESHQ_BROKER_URL and the DNS"
         case ConnectionRefusedError():

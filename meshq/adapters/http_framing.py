@@ -124,10 +124,9 @@ def parse_head(raw: bytes, limits: Limits) -> Head:
     headers = fields.headers
     if b" \r\n" in raw or b"\t\r\n" in raw:  # httptools strips the space before a value, not the one after it
         headers = [(name, value.rstrip(b" \t")) for name, value in headers]
-    connection = _values(lower, b"\r\nconnection:")
     keep_alive = minor == 1
-    if connection:
-        options = _list(connection)
+    if b"\r\nconnection:" in lower:
+        options = _list(_values(lower, b"\r\nconnection:"))
         keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
     return Head(
         method,
@@ -223,9 +222,8 @@ def _without_default_port(host: bytes, scheme: bytes) -> bytes:
 
 def _length(lower: bytes, minor: int, limits: Limits) -> int | None:
     lengths = _values(lower, b"\r\ncontent-length:")
-    codings = _values(lower, b"\r\ntransfer-encoding:")
-    if codings:
-        _check_codings(_list(codings), minor, bool(lengths))
+    if b"\r\ntransfer-encoding:" in lower:
+        _check_codings(_list(_values(lower, b"\r\ntransfer-encoding:")), minor, bool(lengths))
         return CHUNKED
     if not lengths:
         return None
@@ -259,9 +257,9 @@ def _check_codings(codings: list[bytes], minor: int, has_length: bool) -> None:
 
 
 def _expects_continue(lower: bytes, minor: int) -> bool:
-    expectations = _values(lower, b"\r\nexpect:")
-    if minor == 0 or not expectations:
+    if minor == 0 or b"\r\nexpect:" not in lower:
         return False
+    expectations = _values(lower, b"\r\nexpect:")
     if any(expectation != b"100-continue" for expectation in expectations):
         raise Malformed(417, f"the expectation {_shown(expectations[0])} cannot be met, only 100-continue can")
     return True

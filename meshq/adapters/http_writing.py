@@ -4,6 +4,7 @@ A header that could end early and begin a second response is never written; the 
 """
 
 import json
+from functools import lru_cache
 from http import HTTPStatus
 
 from meshq.core.errors import PROBLEM_TYPE, Code, Problem
@@ -33,11 +34,12 @@ def _head(response: HttpResponse, method: bytes, minor: int, close: bool) -> byt
     if not 200 <= status <= 999:
         return None
     lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-    names = []
     for name, value in headers:
-        if name.lower() not in _FRAMING:
-            lines.append(b"%b: %b\r\n" % (name, value))
-            names.append(name)
+        begin = _begin(name)
+        if begin:
+            lines.append(b"%b%b\r\n" % (begin, value))
+        elif begin is None:
+            return None
     length = _content_length(response, method)
     if length is not None:
         lines.append(b"Content-Length: %b\r\n" % length)
@@ -48,9 +50,16 @@ def _head(response: HttpResponse, method: bytes, minor: int, close: bool) -> byt
     head = b"".join(lines)
     if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
         return None
-    if b"" in names or b"".join(names).translate(None, _TOKEN_BYTES):
-        return None
     return head + b"\r\n"
+
+
+@lru_cache(maxsize=4096)
+def _begin(name: bytes) -> bytes | None:
+    """How a field line of this name begins: b"" for a field that the server writes itself, None where it is no name. The same
+    names come with every response."""
+    if not name or name.translate(None, _TOKEN_BYTES):
+        return None
+    return b"" if name.lower() in _FRAMING else name + b": "
 
 
 def _content_length(response: HttpResponse, method: bytes) -> bytes | None:

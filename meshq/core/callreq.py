@@ -1,12 +1,13 @@
 """A request on its way out, read: which service, what of it crosses, and what the caller said about waiting (INTERFACE
 part 3). The ways in differ only in where the address and the target come from; what follows is the same for all."""
 
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from meshq.core.durations import parse_duration_ms
 from meshq.core.errors import Code, refuse
-from meshq.core.headers import carry, valid_traceparent
+from meshq.core.headers import Carried, carry, valid_traceparent
 from meshq.core.http import Headers, HttpRequest
 from meshq.core.names import BadName
 from meshq.core.selectors import Address, parse_address, parse_selector
@@ -41,18 +42,27 @@ def split_path(target: bytes) -> PathAddress:
     """`/v1/call/<address>/<path>?<query>` -> the address and the path as the app is to see it, not a byte of it changed.
     Raises Refused."""
     rest = target[len(PATH_PREFIX) :]
-    ends = [at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0]
-    end = min(ends, default=len(rest))
+    end = _segment_end(rest)
     path = rest[end:]
-    if not path.startswith(b"/"):
-        path = b"/" + path
+    return PathAddress(_address_in(rest[:end]), path if path.startswith(b"/") else b"/" + path)
+
+
+def _segment_end(rest: bytes) -> int:
+    slash, query = rest.find(b"/"), rest.find(b"?")
+    if slash < 0 or 0 <= query < slash:
+        slash = query
+    return slash if slash >= 0 else len(rest)
+
+
+@lru_cache(maxsize=4096)  # an app calls the same few again and again
+def _address_in(segment: bytes) -> Address:
     try:
-        text = unquote_to_bytes(rest[:end]).decode("ascii")
+        text = unquote_to_bytes(segment).decode("ascii")
     except UnicodeDecodeError:
         raise refuse(
             Code.BAD_ADDRESS, "the address in the path is not ASCII; it is <service> or <service>@<selector>"
         ) from None
-    return PathAddress(address_of(text), path)
+    return address_of(text)
 
 
 def address_of(text: str) -> Address:
@@ -63,18 +73,20 @@ def address_of(text: str) -> Address:
         raise refuse(Code.BAD_ADDRESS, str(error)) from error
 
 
-def read_call(request: HttpRequest, address: Address, target: bytes, host: bytes | None) -> Call:
-    """`host` replaces the caller's Host field (the path way); None leaves it. Raises Refused with `bad-header`."""
+def read_call(
+    request: HttpRequest, address: Address, target: bytes, host: bytes | None, carried: Carried | None = None
+) -> Call:
+    """`carried` is what `carry` made of the request's fields, where that was done before. `host` replaces the caller's Host field (the path way); None leaves it. Raises Refused with `bad-header`."""
     if len(request.method) > MAX_METHOD:
         raise refuse(Code.BAD_REQUEST, f"the method is longer than {MAX_METHOD} characters")
-    headers, control = carry(request.headers)
+    headers, control, noted = carried or carry(request.headers)
     if host is not None:
         headers = [field for field in headers if field[0].lower() != b"host"]
         headers.insert(0, (b"Host", host))
     timeout_ms, deadline_ms = DEFAULT_TIMEOUT_MS, None
     if control:
         address, timeout_ms, deadline_ms = _controlled(control, address)
-    trace = next((value for name, value in headers if name.lower() == b"traceparent"), None)
+    trace = noted.get(b"traceparent")
     needs_trace = not valid_traceparent(trace)
     if needs_trace and trace is not None:
         headers = [field for field in headers if field[0].lower() not in (b"traceparent", b"tracestate")]

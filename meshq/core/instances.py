@@ -5,7 +5,7 @@ latest. It is small (hundreds of services, thousands of instances), so a whole o
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from types import MappingProxyType
@@ -97,6 +97,21 @@ class Snapshot:
 
 
 EMPTY = Snapshot(0, MappingProxyType({}))
+
+
+def carried_over(before: Snapshot, after: Snapshot) -> Snapshot:
+    """The picture while those that a registry forgot register again: `after`, and of `before` what is missing there."""
+    services = dict(before.services)
+    for name, service in after.services.items():
+        old = services.get(name)
+        services[name] = service if old is None else _joined(old, service)
+    return replace(after, services=MappingProxyType(services), stale=True)
+
+
+def _joined(before: Service, after: Service) -> Service:
+    there = {instance.id for instance in after.instances}
+    missing = (instance for instance in before.instances if instance.id not in there)
+    return Service(after.name, {**before.majors, **after.majors}, (*after.instances, *missing))
 
 
 def lease_state(state: State, deadline_ms: int, now_ms: int, ttl_ms: int = TTL_MS) -> State:

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 APP_HOST = "127.0.0.1"
 PROBE_TIMEOUT = 2.0
+LAST_ANSWERS = 1.0
+"""Seconds at the least for the answers that this app still waits for when the sidecar stops."""
 LEAVE_TIMEOUT = 0.5
 """Seconds for telling the registry; the mesh finds out by itself if it takes longer."""
 
@@ -119,17 +121,20 @@ class Sidecar:
         self.inbound.pause()
         idle = asyncio.Event()
         self.inbound.when_idle(idle.set)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.settings.drain_timeout
         try:
-            async with asyncio.timeout(self.settings.drain_timeout):
+            async with asyncio.timeout_at(until):
                 await idle.wait()
         except TimeoutError:
             logger.warning("%d requests still at the app after MESHQ_DRAIN_TIMEOUT", self.inbound.in_flight)
+        await self._server.close(max(LAST_ANSWERS, until - loop.time()))
 
     async def stop(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_TIMEOUT):
                 await self.membership.leave()
-        await self._close_servers(1.0 if len(self.caller) else 0.1)
+        await self._close_servers(LAST_ANSWERS if len(self.caller) else 0.1)
         await self._tasks.close()
         await self._passthrough.close()
         await self._app.close()

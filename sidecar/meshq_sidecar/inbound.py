@@ -19,7 +19,7 @@ from meshq.core import topology
 from meshq.core.delivery import Drop, GiveBack, Reason, Refuse, Reply, Start, before_call, settle_call, time_left_ms
 from meshq.core.errors import TABLE, Problem
 from meshq.core.headers import carry, carry_response
-from meshq.core.http import Failed, Headers, HttpRequest, HttpResponse, header
+from meshq.core.http import Failed, Headers, HttpRequest, HttpResponse
 from meshq.core.message import (
     CONTENT_TYPE,
     DeadLetter,
@@ -240,12 +240,13 @@ class Inbound:
             added.append((b"Meshq-Caller" if proved else b"Meshq-Caller-Claimed", caller.encode()))
         if request.deadline_ms is not None:
             added.append((b"Meshq-Deadline", b"%d" % request.deadline_ms))
-        if header(request.headers, b"idempotency-key") is None:
+        # The caller's sidecar has done this; but here stands what anyone wrote who may publish to us.
+        carried = carry(request.headers)
+        if b"idempotency-key" not in carried.noted:
             added.append((b"Idempotency-Key", request.id.encode()))
         if self._token:
             added.append((b"Meshq-Token", self._token))
-        # The caller's sidecar has done this; but here stands what anyone wrote who may publish to us.
-        return carry(request.headers).headers + added
+        return carried.headers + added
 
     def _caller(self, job: _Job) -> tuple[str, bool]:
         """(who calls, whether that is proved): by the broker's word for who published it, or, in a message that our own

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from meshq.core.instances import EMPTY, RENEW_EVERY, Instance, Load, Snapshot, State
+from meshq.core.instances import EMPTY, RENEW_EVERY, TTL_MS, Instance, Load, Snapshot, State, carried_over
 from meshq.ports import Clock, Fenced, Registry, RegistryAway
 
 logger = logging.getLogger(__name__)
@@ -19,6 +19,9 @@ AWAY_BACKOFF = 1.0
 WAIT_FOR_CHANGE = 5.0
 SNAPSHOT_EVERY = 60.0
 """Seconds after which the whole picture is taken again even if nothing is said to have changed."""
+RETURN_WITHIN = TTL_MS / 1000
+"""Seconds after an absence of the registry, or a loss of its data, in which those it knew may still be missing there: each
+registers again as soon as it notices. Until then they are kept in the picture, so that no call to them is refused."""
 SNAPSHOT_GAP = 0.05
 """Seconds between snapshots at the least, however fast things change: at most 20 a second."""
 
@@ -44,6 +47,9 @@ class Membership:
         self._generation: int | None = None
         self._told: State | None = None
         self._changed = asyncio.Event()
+        self._before: Snapshot | None = None
+        """The last picture before the registry was away or lost data; None once everybody has had time to return."""
+        self._before_until = 0.0
 
     @property
     def state(self) -> State:
@@ -88,14 +94,28 @@ class Membership:
         """Keep `picture` up to date; until cancelled."""
         while True:
             try:
-                self.picture = await self._registry.snapshot()
+                self._see(await self._registry.snapshot())
                 self._say("")
                 self._on_picture()
                 await self._wait_for_change()
             except RegistryAway as away:
                 self._say(str(away))
+                self._remember()
                 self.picture = replace(self.picture, stale=True) if self.pictured else EMPTY
                 await asyncio.sleep(AWAY_BACKOFF * random.uniform(0.5, 1.5))
+
+    def _see(self, seen: Snapshot) -> None:
+        if seen.revision < self.picture.revision:  # it lost data
+            self._remember()
+        if self._before is not None and self._clock.monotonic() >= self._before_until:
+            self._before = None
+        self.picture = seen if self._before is None else carried_over(self._before, seen)
+
+    def _remember(self) -> None:
+        """Keep the present picture until those in it have had time to register again."""
+        if self.pictured:
+            self._before = self.picture
+            self._before_until = self._clock.monotonic() + RETURN_WITHIN
 
     async def leave(self) -> None:
         """Say goodbye, if the registry listens."""
@@ -122,7 +142,10 @@ class Membership:
 
     async def _wait_for_change(self) -> None:
         loop = asyncio.get_running_loop()
-        until = loop.time() + SNAPSHOT_EVERY * random.uniform(0.8, 1.2)
+        most = SNAPSHOT_EVERY * random.uniform(0.8, 1.2)
+        if self._before is not None:
+            most = min(most, self._before_until - self._clock.monotonic())
+        until = loop.time() + most
         await asyncio.sleep(SNAPSHOT_GAP)
         while (left := until - loop.time()) > 0:
             revision = await self._registry.changed(self.picture.revision, min(WAIT_FOR_CHANGE, left))

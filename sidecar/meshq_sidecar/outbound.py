@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from meshq.calling import Caller
 from meshq.core.callreq import PATH_PREFIX, read_call, split_path
 from meshq.core.errors import Code, Problem, Refused, refuse
+from meshq.core.headers import Carried, carry
 from meshq.core.hosts import Whose, is_foreign, read_host
-from meshq.core.http import HttpRequest, header
 from meshq.core.selectors import Address
 from meshq.ports import Exchange
 
@@ -71,7 +71,7 @@ class Outbound:
                 target = request.target
                 if not target.startswith(b"/") and target != b"*":
                     target = _origin_form(target)
-                self._call(exchange, address, target, None)
+                self._call(exchange, carry(request.headers), address, target, None)
             except Refused as refused:
                 exchange.respond(refused.problem.as_response())
 
@@ -82,25 +82,27 @@ class Outbound:
         target = request.target
         if request.method == b"CONNECT":
             raise refuse(Code.MISDIRECTED, "CONNECT is not served: the mesh carries HTTP requests, not connections")
-        self._check_caller(request)
+        carried = carry(request.headers)
+        self._check_caller(carried)
         if target.startswith(b"/") or target == b"*":
-            self._by_host(exchange, header(request.headers, b"host") or b"localhost", target)
+            self._by_host(exchange, carried, target)
         else:
-            self._by_proxy(exchange, target)
+            self._by_proxy(exchange, carried, target)
 
-    def _by_host(self, exchange: Exchange, host: bytes, target: bytes) -> None:
+    def _by_host(self, exchange: Exchange, carried: Carried, target: bytes) -> None:
+        host = carried.noted.get(b"host") or b"localhost"
         whose = self._read_host(host.decode("latin-1"), self._domain)
         if isinstance(whose, Address):
-            self._call(exchange, whose, target, None)
+            self._call(exchange, carried, whose, target, None)
         elif whose is Whose.LOCAL:
-            self._local(exchange, target)
+            self._local(exchange, carried, target)
         else:
             raise refuse(
                 Code.MISDIRECTED,
                 f"{_shown(host)} is not a host of the mesh: use a name under .{self._domain}, or {PATH_PREFIX.decode()}<address>/",
             )
 
-    def _by_proxy(self, exchange: Exchange, target: bytes) -> None:
+    def _by_proxy(self, exchange: Exchange, carried: Carried, target: bytes) -> None:
         """An absolute-form target: its authority says where to (the server has checked that Host says the same)."""
         try:
             url = urlsplit(target.decode("latin-1"))
@@ -114,39 +116,33 @@ class Outbound:
             return
         whose = self._read_host(url.netloc, self._domain)
         if isinstance(whose, Address):
-            self._call(exchange, whose, _origin_form(target), None)
+            self._call(exchange, carried, whose, _origin_form(target), None)
         elif whose is Whose.LOCAL:
-            self._local(exchange, _origin_form(target))
+            self._local(exchange, carried, _origin_form(target))
         else:
             raise refuse(
                 Code.MISDIRECTED,
                 f"{name[:100]!r} is outside the mesh and MESHQ_PASSTHROUGH does not name it; put it into NO_PROXY, or name it there",
             )
 
-    def _local(self, exchange: Exchange, target: bytes) -> None:
+    def _local(self, exchange: Exchange, carried: Carried, target: bytes) -> None:
         if target.startswith(PATH_PREFIX):
             address, path = split_path(target)
             host = f"{address.service}.{self._domain}".encode()
-            self._call(exchange, address, path, host)
+            self._call(exchange, carried, address, path, host)
         else:
             self._api(exchange, target)
 
-    def _call(self, exchange: Exchange, address: Address, target: bytes, host: bytes | None) -> None:
-        call = read_call(exchange.request, address, target, host)
+    def _call(self, exchange: Exchange, carried: Carried, address: Address, target: bytes, host: bytes | None) -> None:
+        call = read_call(exchange.request, address, target, host, carried)
         exchange.on_hangup(self._caller.call(call, exchange.respond))
 
-    def _check_caller(self, request: HttpRequest) -> None:
+    def _check_caller(self, carried: Carried) -> None:
         """Neither a web page from elsewhere nor somebody without the token may speak here (research, D.5)."""
-        origin = token = None
-        for name, value in request.headers:
-            lowered = name.lower()
-            if lowered == b"origin":
-                origin = value
-            elif lowered == b"meshq-token":
-                token = value
+        origin = carried.noted.get(b"origin")
         if origin is not None and self._is_foreign(origin.decode("latin-1"), self._domain):
             raise Refused(Problem(Code.DENIED, f"a page of {_shown(origin)} may not call the sidecar"))
-        if self._token and not compare_digest(token or b"", self._token):
+        if self._token and not compare_digest(carried.control.get(b"meshq-token", b""), self._token):
             raise Refused(Problem(Code.DENIED, "MESHQ_API_TOKEN is set here: send it as Meshq-Token"))
 
 

@@ -41,7 +41,7 @@ class PassThrough:
             exchange.respond(ip.as_response())
             return
         request = exchange.request
-        headers, _ = carry(request.headers)
+        headers = carry(request.headers).headers
         outgoing = HttpRequest(request.method, target, headers, request.body)
 
         def done(outcome: HttpResponse | Failed) -> None:

@@ -113,7 +113,6 @@ class Host:
 
 def run_client(case: str, command: Sequence[str], concurrency: int, seconds: float, pids: Mapping[str, int]) -> Sample:
     """Run a closed-loop client process; CPU of `pids` and of the broker over its measured time."""
-    broker = Host.beams()
     process = subprocess.Popen(
         [sys.executable, "-m", *command, "--concurrency", str(concurrency), "--seconds", str(seconds)],
         stdout=subprocess.PIPE,
@@ -123,7 +122,7 @@ def run_client(case: str, command: Sequence[str], concurrency: int, seconds: flo
     try:
         _expect(process, "measuring")
         before = {name: Host.cpu_seconds(pid) for name, pid in pids.items()}
-        broker_before = {pid: Host.cpu_seconds(pid) for pid in broker}
+        broker_before = {pid: Host.cpu_seconds(pid) for pid in Host.beams()}
         host_before = Host.times()
         result = json.loads(process.stdout.readline())
         after = {name: Host.cpu_seconds(pid) for name, pid in pids.items()}

@@ -49,13 +49,15 @@ def _sidecar(settings: Mapping[str, str]) -> Iterator[tuple["subprocess.Popen[by
     }
     process = subprocess.Popen([sys.executable, "-m", "meshq_sidecar"], env=env)
     try:
-        yield process, port, wait_until(lambda: _ready(admin), "a ready sidecar")
+        yield process, port, wait_until(lambda: _ready(process, admin), "a ready sidecar")
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _ready(admin_port: int) -> bool:
+def _ready(process: "subprocess.Popen[bytes]", admin_port: int) -> bool:
+    if process.poll() is not None:
+        raise RuntimeError(f"the sidecar ended with {process.returncode}")
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{admin_port}/readyz", timeout=1) as answer:
             return bool(answer.status == 200)

@@ -133,14 +133,23 @@ async def test_who_deregisters_is_gone_at_once(registries: RegistryRig) -> None:
 
 async def test_a_lease_that_runs_out_makes_suspect_then_down(registries: RegistryRig) -> None:
     registry = await registries.connect()
-    generation = await registry.register(instance(state=State.PAUSED))
-    assert only(await registry.snapshot()).state is State.PAUSED
+    generation = await registry.register(instance())
+    assert only(await registry.snapshot()).state is State.READY
     await registries.advance(1.1)
     assert only(await registry.snapshot()).state is State.SUSPECT
     await registries.advance(1.0)
     assert only(await registry.snapshot()).state is State.DOWN
     assert await registry.renew("orders", "a", generation, Load()) is not None
+    assert only(await registry.snapshot()).state is State.READY
+
+
+async def test_a_paused_instance_whose_lease_runs_out_is_not_used_as_a_suspect(registries: RegistryRig) -> None:
+    registry = await registries.connect()
+    await registry.register(instance(state=State.PAUSED))
+    await registries.advance(1.1)
     assert only(await registry.snapshot()).state is State.PAUSED
+    await registries.advance(1.0)
+    assert only(await registry.snapshot()).state is State.DOWN
 
 
 async def test_a_lease_that_runs_out_and_one_that_comes_back_are_visible_changes(registries: RegistryRig) -> None:

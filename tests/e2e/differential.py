@@ -321,16 +321,15 @@ class _Echo(NamedTuple):
     @classmethod
     def read(cls, body: bytes) -> "_Echo | None":
         """None unless writing it again gives the same bytes, so that nothing is lost between reading and writing."""
-        try:
-            echo = cls([json.loads(body)], 2)
-        except ValueError:
+        for texts, indent in (([body], 2), (body.splitlines(), None)):
             try:
-                echo = cls([json.loads(line) for line in body.splitlines()], None)
+                echo = cls([json.loads(text) for text in texts], indent)
             except ValueError:
-                return None
-        if not all(isinstance(d, dict) and isinstance(d.get("headers"), dict) for d in echo.documents):
-            return None
-        return echo if echo.write() == body else None
+                continue
+            if all(isinstance(d, dict) and isinstance(d.get("headers"), dict) for d in echo.documents):
+                if echo.write() == body:
+                    return echo
+        return None
 
     def write(self) -> bytes:
         return "".join(json.dumps(document, indent=self.indent) + "\n" for document in self.documents).encode()

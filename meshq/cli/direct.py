@@ -1,0 +1,68 @@
+"""Reaching a mesh through its broker and registry, by the code of the control API."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
+
+from meshq.adapters.clock import SystemClock
+from meshq.cli.reach import Away, Failed
+from meshq.control.app import mesh_at
+from meshq.control.mesh import Mesh, Unreachable
+from meshq.core import views
+from meshq.core.callreq import address_of
+from meshq.core.errors import Refused
+from meshq.core.http import HttpRequest, HttpResponse
+
+T = TypeVar("T")
+
+
+class Direct:
+    """cli.reach.Reach. Raises ValueError for a URL that makes no sense, OSError for a certificate that cannot be read."""
+
+    def __init__(self, broker: str, registry: str, environment: Mapping[str, str]) -> None:
+        for name in ("meshq", "pika"):  # what went wrong is said once, by the answer
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self._runner = asyncio.Runner()
+        try:
+            self._mesh = self._runner.run(self._open(broker, registry, environment))
+        except BaseException:
+            self._runner.close()
+            raise
+
+    async def _open(self, broker: str, registry: str, environment: Mapping[str, str]) -> Mesh:
+        mesh = mesh_at(broker, registry, environment.get("MESHQ_MESH") or "default", environment, SystemClock())
+        await mesh.open()
+        return mesh
+
+    def get(self, path: str, query: Mapping[str, str]) -> Any:
+        return self._run(self._get(path, query))
+
+    def call(self, request: HttpRequest, address: str, timeout: float) -> HttpResponse:
+        try:
+            return self._run(self._mesh.call(request, address_of(address), request.target))
+        except Refused as refused:
+            return refused.problem.as_response()
+
+    def wait(self, seconds: float) -> None:
+        self._runner.run(asyncio.sleep(seconds))  # what keeps the connections alive goes on
+
+    def close(self) -> None:
+        self._runner.run(self._mesh.close())
+        self._runner.close()
+
+    async def _get(self, path: str, query: Mapping[str, str]) -> Any:
+        if path == "/v1/queues":
+            return await self._mesh.queues(query.get("all") == "true")
+        picture = await self._mesh.picture()
+        if path == "/v1/services":
+            return views.services(picture)
+        if path == "/v1/instances":
+            return views.instances(picture, query.get("service"))
+        raise Failed(f"{path} is asked of a control API only")
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return self._runner.run(work)
+        except Unreachable as fault:
+            raise Away(str(fault)) from fault

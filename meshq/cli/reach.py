@@ -1,0 +1,146 @@
+"""How the command line reaches a mesh: through a control API, or directly through broker and registry (INTERFACE part 9).
+
+In this order: --control or MESHQ_CONTROL_URL; MESHQ_BROKER_URL and MESHQ_REGISTRY_URL; the dev mesh that runs in this folder
+or one above it; a control API on its usual port on this machine.
+"""
+
+import http.client
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlencode, urlsplit
+
+from meshq.cli.exits import BAD_SETTINGS, leave
+from meshq.control import USUAL
+from meshq.core.http import HttpRequest, HttpResponse
+
+SECONDS = 10.0
+"""The longest that a question about the mesh may take."""
+
+
+class Away(Exception):
+    """The mesh cannot be reached; the message says what to do."""
+
+
+class Failed(Exception):
+    """The mesh was reached and could not answer; the message says why."""
+
+
+class Reach(Protocol):
+    """A way to a mesh. Every method may raise Away and Failed; `get` gives the JSON of the control API's path."""
+
+    def get(self, path: str, query: Mapping[str, str]) -> Any: ...
+    def call(self, request: HttpRequest, address: str, timeout: float) -> HttpResponse:
+        """One waited call; `request.target` is the path at the app."""
+
+    def wait(self, seconds: float) -> None: ...
+    def close(self) -> None: ...
+
+
+def choose(control: str | None) -> Reach:
+    """Raises Away when there is no way; exits with 64 when what leads there makes no sense."""
+    environment = os.environ
+    control = control or environment.get("MESHQ_CONTROL_URL") or None
+    if control is not None:
+        if urlsplit(control).scheme in ("http", "https"):
+            return ControlApi(control, f"the control API at {control}")
+        return _dev_mesh(Path(control))
+    if environment.get("MESHQ_BROKER_URL") or environment.get("MESHQ_REGISTRY_URL"):
+        return _direct(environment)
+    return _dev_mesh(None)
+
+
+def _dev_mesh(folder: Path | None) -> Reach:
+    from meshq.dev.state import find
+
+    found = find((folder or Path.cwd()).resolve())
+    if found.running is not None:
+        return ControlApi(found.running.control, f"the dev mesh of {found.running.file}")
+    if folder is None and _is_control_api(USUAL):
+        return ControlApi(USUAL, f"the control API at {USUAL}")
+    where = f"in {folder} or above" if folder is not None else "in this folder or above"
+    raise Away(
+        f"no dev mesh runs {where} (start one with `meshq dev`), and neither --control, MESHQ_CONTROL_URL nor MESHQ_BROKER_URL "
+        f"with MESHQ_REGISTRY_URL names another mesh{'; ' + found.hint if found.hint else ''}"
+    )
+
+
+def _is_control_api(url: str) -> bool:
+    with suppress(Away, Failed):
+        return "meshq" in ControlApi(url, url).get("/v1/status", {})
+    return False
+
+
+def _direct(environment: Mapping[str, str]) -> Reach:
+    broker, registry = environment.get("MESHQ_BROKER_URL", ""), environment.get("MESHQ_REGISTRY_URL", "")
+    if "embedded" in (broker.rstrip(":"), registry.rstrip(":")):
+        leave(
+            BAD_SETTINGS,
+            "MESHQ_BROKER_URL or MESHQ_REGISTRY_URL is embedded:, which lives inside one process: unset it, and the running "
+            "dev mesh is found by itself",
+        )
+    from meshq.cli.direct import Direct
+
+    try:
+        return Direct(broker, registry, environment)
+    except (ValueError, OSError) as error:
+        leave(BAD_SETTINGS, f"MESHQ_BROKER_URL, MESHQ_MANAGEMENT_URL or MESHQ_REGISTRY_URL: {error}")
+
+
+class ControlApi:
+    """Reach through the control API at `url`; `what` is how messages call it."""
+
+    def __init__(self, url: str, what: str) -> None:
+        self._url = urlsplit(url)
+        self._what = what
+
+    def get(self, path: str, query: Mapping[str, str]) -> Any:
+        target = f"{path}?{urlencode(query)}" if query else path
+        response = self._ask(HttpRequest(b"GET", target.encode(), [], None), SECONDS)
+        try:
+            body = json.loads(response.body)
+        except ValueError:
+            raise Away(f"what answers at {self._url.netloc} is not a control API of meshq") from None
+        if response.status == 200:
+            return body
+        said = str(body.get("detail", response.status)) if isinstance(body, dict) else str(response.status)
+        raise Away(f"{self._what}: {said}") if response.status == 503 else Failed(said)
+
+    def call(self, request: HttpRequest, address: str, timeout: float) -> HttpResponse:
+        from urllib.parse import quote
+
+        target = f"/v1/call/{quote(address, safe='@,=~^')}".encode() + request.target
+        return self._ask(request._replace(target=target), timeout + SECONDS)
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def close(self) -> None:
+        """Each question has a connection of its own."""
+
+    def _ask(self, request: HttpRequest, timeout: float) -> HttpResponse:
+        url = self._url
+        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+        try:
+            connection = kind(url.hostname or "", url.port, timeout=timeout)
+            try:
+                target = url.path.rstrip("/").encode() + request.target
+                connection.putrequest(request.method.decode(), target.decode("latin-1"), skip_accept_encoding=True)
+                for name, value in request.headers:
+                    connection.putheader(name, value)
+                if request.body is not None:
+                    connection.putheader("Content-Length", str(len(request.body)))
+                connection.endheaders(request.body)
+                answer = connection.getresponse()
+                headers = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in answer.getheaders()]
+                return HttpResponse(answer.status, headers, answer.read())
+            finally:
+                connection.close()
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            said = "it does not answer" if isinstance(error, socket.timeout) else str(error)
+            raise Away(f"{self._what} cannot be reached ({said}): is it running?") from error

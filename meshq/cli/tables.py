@@ -1,0 +1,128 @@
+"""What the control API answers, as tables: pure. A cell is its text and, where a colour tells something, a style of rich's."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+UNKNOWN = "-"
+_STATE_STYLES = {
+    "ready": "green",
+    "starting": "yellow",
+    "paused": "yellow",
+    "draining": "yellow",
+    "suspect": "yellow",
+    "unhealthy": "red",
+    "down": "red",
+}
+
+
+class Cell(NamedTuple):
+    text: str
+    style: str = ""
+
+
+class Table(NamedTuple):
+    headings: tuple[str, ...]
+    rows: Sequence[tuple[Cell, ...]]
+    empty: str
+    """What is said when there are no rows."""
+    right: frozenset[int] = frozenset()
+    """Columns of figures."""
+
+
+def services(body: list[dict[str, Any]]) -> Table:
+    rows = [
+        (
+            Cell(service["name"]),
+            Cell(version["version"]),
+            _cell(version["topic"]),
+            _cell(version["instances"]),
+            Cell(str(version["ready"]), "red" if version["instances"] and not version["ready"] else ""),
+            _states(version["states"]),
+        )
+        for service in body
+        for version in service["versions"]
+    ]
+    headings = ("SERVICE", "VERSION", "TOPIC", "INSTANCES", "READY", "STATES")
+    return Table(headings, rows, "no services: none has registered yet", frozenset({3, 4}))
+
+
+def instances(body: list[dict[str, Any]], now: datetime | None = None) -> Table:
+    now = now or datetime.now(UTC)
+    rows = [
+        (
+            Cell(instance["service"]),
+            Cell(instance["version"]),
+            Cell(instance["id"]),
+            Cell(instance["state"], _STATE_STYLES.get(instance["state"], "")),
+            Cell(_ago(instance["lastSeen"], now)),
+            Cell(f"{instance['inFlight']}/{instance['capacity']}" if instance["capacity"] else UNKNOWN),
+            _cell(instance["address"] or None),
+        )
+        for instance in body
+    ]
+    headings = ("SERVICE", "VERSION", "INSTANCE", "STATE", "LAST SEEN", "IN FLIGHT", "SIDECAR")
+    return Table(headings, rows, "no instances", frozenset({4, 5}))
+
+
+def queues(body: list[dict[str, Any]]) -> Table:
+    rows = [
+        (
+            _cell(queue["topic"]),
+            Cell(queue["queue"]),
+            Cell(queue["kind"]),
+            _cell(queue["ready"]),
+            _cell(queue["inFlight"]),
+            Cell(_text(queue["consumers"]), "red" if _abandoned(queue) else ""),
+            Cell(_duration(queue["oldestAgeSeconds"])),
+            Cell(_rate(queue["inRate"])),
+            Cell(_rate(queue["outRate"])),
+            Cell(_text(queue["dead"]), "red" if queue["dead"] else ""),
+        )
+        for queue in body
+    ]
+    headings = ("TOPIC", "QUEUE", "KIND", "READY", "IN FLIGHT", "CONSUMERS", "OLDEST", "IN/S", "OUT/S", "DEAD")
+    return Table(headings, rows, "no queues: no service has declared one yet", frozenset(range(3, 10)))
+
+
+def _abandoned(queue: dict[str, Any]) -> bool:
+    """Something waits, and nobody takes it; what is dead waits for people."""
+    return queue["consumers"] == 0 and bool(queue["ready"]) and queue["kind"] not in ("dead", "lost", "delay")
+
+
+def _states(states: dict[str, int]) -> Cell:
+    text = ", ".join(f"{count} {state}" for state, count in states.items()) or UNKNOWN
+    style = next(iter({_STATE_STYLES.get(state, "") for state in states}), "") if len(states) == 1 else ""
+    return Cell(text, style)
+
+
+def _cell(value: Any) -> Cell:
+    return Cell(_text(value))
+
+
+def _text(value: Any) -> str:
+    return UNKNOWN if value is None else str(value)
+
+
+def _rate(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.1f}"
+
+
+def _ago(stamp: str | None, now: datetime) -> str:
+    if stamp is None:
+        return UNKNOWN
+    return f"{_duration(max(0.0, (now - datetime.fromisoformat(stamp)).total_seconds()))} ago"
+
+
+def _duration(seconds: float | None) -> str:
+    """Two figures at most: 1.3s, 42s, 5m10s, 3h05m."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02}s"
+    return f"{minutes // 60}h{minutes % 60:02}m"

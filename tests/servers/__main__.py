@@ -1,0 +1,63 @@
+"""`python -m tests.servers`: say where the tests' RabbitMQ and Redis come from; as root on Debian, install what is missing."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.servers.find import RABBITMQ_URL, REDIS_URL, rabbitmq_source, redis_source
+
+NEEDS: tuple[tuple[str, str, str, Callable[[], str | None]], ...] = (
+    ("RabbitMQ", "rabbitmq-server", RABBITMQ_URL, rabbitmq_source),
+    ("Redis", "redis-server", REDIS_URL, redis_source),
+)
+
+
+def main() -> int:
+    missing = [need for need in NEEDS if need[3]() is None]
+    if missing and not _can_install():
+        names = " and ".join(name for name, *_ in missing)
+        variables = " and ".join(variable for _, _, variable, _ in missing)
+        print(f"the tests need {names}: install it, start Docker, or set {variables} to a running one", file=sys.stderr)
+        return 1
+    if missing:
+        packages = [package for _, package, _, _ in missing]
+        print(f"tests: installing the Debian package(s) {' '.join(packages)}", flush=True)
+        _install(packages)
+    for name, _, _, source in NEEDS:
+        print(f"tests: {name} is {source()}", flush=True)
+    return 0
+
+
+def _can_install() -> bool:
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+def _install(packages: list[str]) -> None:
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    with _no_services():
+        subprocess.run(["apt-get", "update", "-qq"], env=quiet, check=True)
+        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
+        subprocess.run(install, env=quiet, check=True, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def _no_services() -> Iterator[None]:
+    """Packages bring services that start at once; the tests start servers of their own, so Debian's way to forbid it."""
+    policy = Path("/usr/sbin/policy-rc.d")
+    if policy.exists():  # the machine has a policy of its own
+        yield
+        return
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    try:
+        yield
+    finally:
+        policy.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

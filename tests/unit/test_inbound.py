@@ -1,0 +1,547 @@
+"""Calls of others in, over the embedded broker, with an app whose answers the test gives."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Self
+
+import pytest
+
+from meshq.adapters.clock import ManualClock
+from meshq.adapters.embedded_broker import EmbeddedHub
+from meshq.core import topology
+from meshq.core.errors import Code
+from meshq.core.http import Failure, HttpResponse
+from meshq.core.message import DeadLetter, Fault, Message, Request, Response, decode, encode
+from meshq.core.names import parse_version
+from meshq.ports import BrokerState, Delivery, Publication
+from meshq_sidecar.inbound import Identity, Inbound, Limits
+from tests.doubles import App, Counted, settle, until
+
+QUEUE, TOPIC = "meshq.orders.v2.call", "orders.v2"
+WHO = Identity("orders", parse_version("2.1.0"), "i-1")
+GET = Request("m1", "GET", b"/a?b", [(b"Host", b"orders.mesh"), (b"X", b"1")], None, "checkout")
+POST = GET._replace(method="POST", body=b"x")
+
+
+class World:
+    """The sidecar of `orders`, and a caller called `checkout`."""
+
+    def __init__(self, users: str = "orders", concurrency: int = 2, attempts: int = 3, token: str = "") -> None:
+        self.clock = ManualClock()
+        self.hub = EmbeddedHub(None, self.clock)
+        self.broker = self.hub.connect(users)
+        self.checkout = self.hub.connect("checkout")
+        self.metrics = Counted()
+        self.app = App()
+        self.refused = 0
+        self.inbound = self.sidecar(concurrency, attempts, token)
+        self.replies: list[Message] = []
+        self.lost: list[str] = []
+
+    def sidecar(self, concurrency: int = 2, attempts: int = 3, token: str = "") -> Inbound:
+        limits = Limits(concurrency, 7.0, attempts)
+        return Inbound(
+            self.broker, self.app, self.clock, self.metrics, WHO, (TOPIC,), limits, token, app_refused=self._on_refused
+        )
+
+    def _on_refused(self) -> None:
+        self.refused += 1
+
+    async def __aenter__(self) -> Self:
+        self.checkout.open_replies("checkout", "c-1", self)
+        await self.broker.open()
+        await self.checkout.open()
+        await self.broker.declare(topology.calls(TOPIC))
+        self.inbound.resume()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.hub.close()
+
+    def on_reply(self, correlation_id: str, delivery: Delivery) -> None:
+        (message,) = decode(delivery.body)
+        assert message.id == correlation_id
+        assert delivery.user_id == self.broker.user
+        self.replies.append(message)
+
+    def on_unroutable(self, message_id: str) -> None:
+        raise AssertionError(f"{message_id} found no queue")
+
+    def on_replies_lost(self) -> None: ...
+    def on_sends_lost(self) -> None: ...
+
+    def send(self, *requests: Message, **more: Any) -> None:
+        body = b"".join(map(encode, requests))
+        made = Publication(
+            topology.CALLS, topology.call_key(TOPIC), body, requests[0].id, "call", self.checkout.reply_to
+        )
+        assert self.checkout.send(made._replace(**more))
+
+    async def asked(self, count: int) -> None:
+        await until(lambda: len(self.app.asked) >= count)
+        await settle()
+        assert len(self.app.asked) == count
+
+    async def reply(self) -> Message:
+        await until(lambda: self.replies)
+        return self.replies.pop(0)
+
+    async def ready(self, queue: str = QUEUE) -> tuple[int | None, int | None]:
+        """(waiting in the queue, handed out)"""
+        await settle()
+        (stats,) = await self.checkout.stats([queue])
+        return stats.ready, stats.in_flight
+
+    async def dead(self) -> DeadLetter:
+        letters: list[Message] = []
+
+        def take(delivery: Delivery) -> None:
+            letters.extend(decode(delivery.body))
+            delivery.ack()
+
+        subscription = self.checkout.subscribe("meshq.orders.v2.dead", 1, take)
+        await until(lambda: letters)
+        subscription.cancel()
+        (letter,) = letters
+        assert isinstance(letter, DeadLetter)
+        return letter
+
+
+def run(test: Callable[[World], Awaitable[None]], **options: Any) -> None:
+    async def inside() -> None:
+        async with World(**options) as world:
+            await test(world)
+
+    asyncio.run(inside())
+
+
+def test_a_call_is_handed_to_the_app_and_answered() -> None:
+    async def test(world: World) -> None:
+        world.send(GET._replace(deadline_ms=world.clock.mesh_ms() + 9000, left_ms=9000))
+        await world.asked(1)
+        (asked,) = world.app.asked
+        assert (asked.request.method, asked.request.target, asked.request.body) == (b"GET", b"/a?b", None)
+        assert asked.timeout == 7.0
+        assert asked.request.headers == [
+            (b"Host", b"orders.mesh"),
+            (b"X", b"1"),
+            (b"Meshq-Message-Id", b"m1"),
+            (b"Meshq-Attempt", b"1"),
+            (b"Meshq-Topic", b"orders.v2"),
+            (b"Meshq-Caller", b"checkout"),
+            (b"Meshq-Deadline", b"%d" % (world.clock.mesh_ms() + 9000)),
+            (b"Idempotency-Key", b"m1"),
+        ]
+        assert (await world.ready(), world.inbound.in_flight) == ((0, 1), 1)
+        asked.answer(HttpResponse(201, [(b"A", b"b"), (b"Meshq-Error", b"x"), (b"Connection", b"close")], b"done"))
+        assert await world.reply() == Response("m1", 201, [(b"A", b"b")], b"done", "orders/2.1.0/i-1")
+        assert (await world.ready(), world.inbound.in_flight) == ((0, 0), 0)
+        assert world.metrics.done == {("orders.v2", "201"): 1}
+
+    run(test)
+
+
+def test_what_another_app_wrote_is_not_passed_on_as_the_meshs() -> None:
+    async def test(world: World) -> None:
+        forged = [
+            (b"Meshq-Caller", b"admin"),
+            (b"meshq-token", b"t"),
+            (b"Transfer-Encoding", b"chunked"),
+            (b"Content-Length", b"9"),
+        ]
+        world.send(POST._replace(headers=[*forged, (b"Idempotency-Key", b"mine")], proved_caller="admin"))
+        await world.asked(1)
+        assert world.app.asked[0].request.headers == [
+            (b"Idempotency-Key", b"mine"),
+            (b"Meshq-Message-Id", b"m1"),
+            (b"Meshq-Attempt", b"1"),
+            (b"Meshq-Topic", b"orders.v2"),
+            (b"Meshq-Caller", b"checkout"),
+            (b"Meshq-Token", b"s3cret"),
+        ]
+
+    run(test, token="s3cret")
+
+
+@pytest.mark.parametrize(
+    ("request_", "claimed"),
+    [(GET._replace(caller="admin"), "admin"), (GET._replace(caller="admin", proved_caller="admin"), "admin")],
+)
+def test_a_caller_that_is_not_proved_is_only_claimed(request_: Request, claimed: str) -> None:
+    async def test(world: World) -> None:
+        world.send(request_)
+        await world.asked(1)
+        headers = world.app.asked[0].headers
+        assert headers["Meshq-Caller-Claimed"] == claimed
+        assert "Meshq-Caller" not in headers
+
+    run(test)
+
+
+def test_a_caller_stays_proved_when_its_call_is_given_back() -> None:
+    async def test(world: World) -> None:
+        world.send(GET)
+        await world.asked(1)
+        world.app.asked[0].fail(Failure.BROKEN)
+        await world.asked(2)
+        headers = world.app.asked[1].headers
+        assert (headers["Meshq-Caller"], headers["Meshq-Attempt"]) == ("checkout", "2")
+
+    run(test)
+
+
+def test_the_app_has_at_most_as_many_as_it_can_do() -> None:
+    async def test(world: World) -> None:
+        for number in range(5):
+            world.send(GET._replace(id=f"m{number}"))
+        await world.asked(2)
+        world.app.asked[0].ok()
+        await world.asked(3)
+        assert [a.headers["Meshq-Message-Id"] for a in world.app.asked] == ["m0", "m1", "m2"]
+        assert world.inbound.in_flight == 2
+
+    run(test)
+
+
+def test_what_it_holds_is_bounded_too() -> None:
+    async def test(world: World) -> None:
+        for number in range(20):
+            world.send(GET._replace(id=f"m{number}"))
+        assert await world.ready() == (12, 8)
+        assert Limits(1000, 1.0, 1).prefetch == 500
+
+    run(test)
+
+
+# --- before it starts ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_over_its_time_is_not_started() -> None:
+    async def test(world: World) -> None:
+        for number in range(3):
+            world.send(GET._replace(id=f"m{number}", left_ms=1000))
+        await world.asked(2)
+        world.clock.advance(1)
+        world.app.asked[0].ok()
+        await until(lambda: world.metrics.events["expired"] == 1)
+        await world.asked(2)
+        assert await world.ready() == (0, 1)
+
+    run(test)
+
+
+async def lose_one(world: World, request: Request, **more: Any) -> None:
+    """Somebody else takes it and is gone before it answers: the next consumer sees it redelivered."""
+    world.inbound.pause()
+    world.send(request, **more)
+    other = world.hub.connect("orders")
+    await other.open()
+    held: list[Delivery] = []
+    other.subscribe(QUEUE, 1, held.append)
+    await until(lambda: held)
+    other.drop("killed by the test")
+    world.inbound.resume()
+
+
+def test_what_may_have_been_done_is_not_done_again() -> None:
+    async def test(world: World) -> None:
+        await lose_one(world, POST)
+        fault = await world.reply()
+        assert isinstance(fault, Fault)
+        assert (fault.code, fault.retryable, fault.served_by) == (Code.BAD_GATEWAY, False, "orders/2.1.0/i-1")
+        assert not world.app.asked
+        assert await world.ready() == (0, 0)
+
+    run(test)
+
+
+@pytest.mark.parametrize("request_", [GET, POST._replace(headers=[(b"Idempotency-Key", b"k")])])
+def test_what_is_safe_is_done_again(request_: Request) -> None:
+    async def test(world: World) -> None:
+        await lose_one(world, request_)
+        await world.asked(1)
+
+    run(test)
+
+
+def test_what_was_known_not_to_have_started_is_started() -> None:
+    async def test(world: World) -> None:
+        for number in range(3):
+            world.send(POST._replace(id=f"m{number}"))
+        await world.asked(2)
+        world.broker.drop("cut by the test")
+        for asked in list(world.app.asked):
+            asked.ok()
+        await world.broker.open()
+        await world.asked(3)
+        assert world.app.asked[2].headers["Meshq-Message-Id"] == "m2"
+        world.app.asked[2].ok()
+        await until(lambda: len(world.replies) == 3)
+        assert {type(message) for message in world.replies} == {Response}
+        assert await world.ready() == (0, 0)
+
+    run(test)
+
+
+def test_what_still_runs_when_it_comes_again_runs_once() -> None:
+    async def test(world: World) -> None:
+        world.send(POST)
+        await world.asked(1)
+        world.broker.drop("cut by the test")
+        await world.broker.open()
+        assert await world.ready() == (0, 1)
+        world.app.asked[0].ok()
+        assert isinstance(await world.reply(), Response)
+        assert len(world.app.asked) == 1
+        assert await world.ready() == (0, 0)
+
+    run(test)
+
+
+@pytest.mark.parametrize("publishing", [True, False])
+def test_replies_are_kept_while_the_broker_takes_none(publishing: bool) -> None:
+    async def test(world: World) -> None:
+        world.send(POST)
+        await world.asked(1)
+        idle: list[bool] = []
+        world.broker.drop("cut by the test")
+        world.app.asked[0].ok(b"once")
+        world.inbound.when_idle(lambda: idle.append(True))
+        await settle()
+        assert (world.replies, idle) == ([], [])
+        world.inbound._on_broker_state(BrokerState(publishing, publishing, ""))  # sending fails all the same
+        assert idle == []
+        await world.broker.open()
+        reply = await world.reply()
+        assert isinstance(reply, Response)
+        assert reply.body == b"once"
+        await until(lambda: idle)
+        assert await world.ready() == (0, 0), "what comes again for it is known to have been answered"
+        assert len(world.app.asked) == 1
+
+    run(test)
+
+
+# --- the selector --------------------------------------------------------------------------------------------------------------
+
+
+def test_outside_the_selector_it_goes_back_three_times() -> None:
+    async def test(world: World) -> None:
+        world.send(POST._replace(selector="^2.2"))
+        fault = await world.reply()
+        assert isinstance(fault, Fault)
+        assert fault.code is Code.NO_SUCH_VERSION
+        assert world.metrics.events["given_back_selector"] == 3
+        assert not world.app.asked
+
+    run(test)
+
+
+def test_inside_the_selector_it_starts() -> None:
+    async def test(world: World) -> None:
+        world.send(POST._replace(selector=">=2.1,<3"))
+        await world.asked(1)
+
+    run(test)
+
+
+# --- what the app made of it -----------------------------------------------------------------------------------------------------
+
+
+def test_an_app_that_refuses_burns_no_attempt_and_is_told_of() -> None:
+    async def test(world: World) -> None:
+        world.send(POST)
+        for times in range(1, 8):
+            await world.asked(times)
+            assert world.app.asked[-1].headers["Meshq-Attempt"] == "1"
+            world.app.asked[-1].fail(Failure.REFUSED)
+            assert world.refused == times
+        await world.asked(8)
+        world.app.asked[-1].ok()
+        assert isinstance(await world.reply(), Response)
+        assert world.metrics.events["given_back_not-ready"] == 7
+
+    run(test)
+
+
+@pytest.mark.parametrize(("failure", "code"), [(Failure.BROKEN, Code.BAD_GATEWAY), (Failure.TIMEOUT, Code.DEADLINE)])
+def test_an_unknown_outcome_is_tried_again_only_where_that_is_safe(failure: Failure, code: Code) -> None:
+    async def test(world: World) -> None:
+        world.send(GET)
+        for attempt in (1, 2, 3):
+            await world.asked(attempt)
+            assert world.app.asked[-1].headers["Meshq-Attempt"] == str(attempt)
+            world.app.asked[-1].fail(failure, "why")
+        assert await world.reply() == Fault("m1", code, "why", True, "orders/2.1.0/i-1")
+        world.send(POST._replace(id="m2"))
+        await world.asked(4)
+        world.app.asked[-1].fail(failure, "why")
+        assert await world.reply() == Fault("m2", code, "why", False, "orders/2.1.0/i-1")
+        assert await world.ready() == (0, 0)
+
+    run(test)
+
+
+def test_a_length_without_a_body_arrives() -> None:
+    async def test(world: World) -> None:
+        world.send(GET._replace(method="HEAD"))
+        await world.asked(1)
+        world.app.asked[0].answer(HttpResponse(200, [(b"Content-Length", b"99")], b""))
+        reply = await world.reply()
+        assert isinstance(reply, Response)
+        assert reply.headers == [(b"Content-Length", b"99")]
+
+    run(test)
+
+
+# --- pause, drain ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pause_gives_back_what_waits_and_lets_run_what_runs() -> None:
+    async def test(world: World) -> None:
+        for number in range(4):
+            world.send(POST._replace(id=f"m{number}", left_ms=5000))
+        await world.asked(2)
+        world.clock.advance(1)
+        world.inbound.pause()
+        world.inbound.pause()
+        assert not world.inbound.consuming
+        assert await world.ready() == (2, 2)
+        for asked in world.app.asked:
+            asked.ok()
+        await until(lambda: len(world.replies) == 2)
+        await world.asked(2)
+        world.inbound.resume()
+        world.inbound.resume()
+        await world.asked(4)
+        assert [asked.headers["Meshq-Attempt"] for asked in world.app.asked] == ["1"] * 4
+
+    run(test)
+
+
+def test_idle_is_told_when_nothing_runs() -> None:
+    async def test(world: World) -> None:
+        told: list[str] = []
+        world.inbound.when_idle(lambda: told.append("at once"))
+        assert told == ["at once"]
+        world.send(GET)
+        await world.asked(1)
+        world.inbound.when_idle(lambda: told.append("later"))
+        assert told == ["at once"]
+        world.app.asked[0].ok()
+        assert told == ["at once", "later"]
+
+    run(test)
+
+
+# --- what is no call ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "ident", "letter_id", "detail"),
+    [
+        (b"garbage!!", "m1", "m1", "wire version 103"),
+        (b"", "no id / at all", "unknown", "cut off"),
+        (b"\xff" * 9, "é" * 64, "unknown", "wire version 255"),
+        (encode(Response("m1", 200, [], b"", "")), "m1", "m1", "a Response lies in a queue for requests"),
+        (encode(GET._replace(selector="nonsense")), "m1", "m1", "field s"),
+    ],
+)
+def test_what_cannot_be_read_is_dead_with_the_reason(body: bytes, ident: str, letter_id: str, detail: str) -> None:
+    async def test(world: World) -> None:
+        world.send(GET, body=body, message_id=ident)
+        letter = await world.dead()
+        assert (letter.id, letter.reason, letter.queue, letter.body) == (letter_id, "undecodable", QUEUE, body)
+        assert detail in letter.detail
+        assert (letter.at_ms, letter.instance) == (world.clock.mesh_ms(), "orders/2.1.0/i-1")
+        assert await world.ready() == (0, 0)
+        assert world.metrics.events["dead_undecodable"] == 1
+
+    run(test)
+
+
+def test_a_refusal_that_nobody_waits_for_is_dead_and_not_gone() -> None:
+    async def test(world: World) -> None:
+        await lose_one(world, POST, reply_to="")
+        letter = await world.dead()
+        assert (letter.reason, letter.body) == ("bad-gateway", encode(POST))
+        assert await world.ready() == (0, 0)
+
+    run(test)
+
+
+def test_an_answer_that_nobody_waits_for_ends_the_message() -> None:
+    async def test(world: World) -> None:
+        world.send(POST, reply_to="")
+        await world.asked(1)
+        world.app.asked[0].ok()
+        assert await world.ready() == (0, 0)
+
+    run(test)
+
+
+def test_a_pack_is_acknowledged_once_all_of_it_is_done() -> None:
+    async def test(world: World) -> None:
+        world.send(GET, POST._replace(id="m2"), POST._replace(id="m3"))
+        await world.asked(2)
+        world.app.asked[1].ok()
+        await world.asked(3)
+        world.app.asked[0].ok()
+        assert await world.ready() == (0, 1)
+        world.app.asked[2].ok()
+        await until(lambda: len(world.replies) == 3)
+        assert {message.id for message in world.replies} == {"m1", "m2", "m3"}
+        assert await world.ready() == (0, 0)
+
+    run(test)
+
+
+class Foreign:
+    """A delivery of another publisher; the embedded broker has none."""
+
+    body, message_id, content_type, reply_to, user_id = b"raw", "order 7", "text/plain", "", "legacy"
+    redelivered, queue, live = False, QUEUE, True
+    acks = 0
+
+    def properties(self) -> dict[str, Any]:
+        return {"content_type": "text/plain", "headers": {"Content-Length": "99", "X": "1", "meshq-caller": "admin"}}
+
+    def ack(self) -> None:
+        self.acks += 1
+
+    def requeue(self) -> None:
+        raise AssertionError("it was done")
+
+
+def test_a_foreign_message_is_posted_to_the_root() -> None:
+    async def test(world: World) -> None:
+        delivery = Foreign()
+        world.inbound._on_delivery(TOPIC, delivery)
+        (asked,) = world.app.asked
+        assert (asked.request.method, asked.request.target, asked.request.body) == (b"POST", b"/", b"raw")
+        headers = asked.headers
+        assert headers.pop("Meshq-Message-Id") == headers.pop("Idempotency-Key")
+        assert headers == {
+            "Host": "localhost",
+            "Content-Type": "text/plain",
+            "X": "1",
+            "Meshq-Attempt": "1",
+            "Meshq-Topic": "orders.v2",
+        }
+        asked.ok()
+        assert delivery.acks == 1
+
+    run(test)
+
+
+def test_what_fails_says_so_in_words_that_are_json() -> None:
+    async def test(world: World) -> None:
+        world.send(POST)
+        await world.asked(1)
+        world.app.asked[0].fail(Failure.BROKEN, 'a "quote" and é')
+        fault = await world.reply()
+        assert isinstance(fault, Fault)
+        assert json.loads(fault.as_problem().as_response().body)["detail"] == 'a "quote" and é'
+
+    run(test)

@@ -1,0 +1,1 @@
+"""What is written down for other implementations, and what writes it."""
