@@ -306,6 +306,7 @@ class Caller:
             return
         attempt = waiting.request.attempt + attempts_before
         late = waiting._replace(request=waiting.request._replace(left_ms=left_ms, attempt=attempt))
+        self._pending.replace(message_id, late)
         if not self._send(late, left_ms):
             self._take(message_id)
             self._answer(waiting, self._away().as_response())

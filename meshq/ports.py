@@ -65,6 +65,10 @@ class Delivery(Protocol):
         """It was handed to a consumer before; what became of that is unknown."""
 
     @property
+    def deliveries(self) -> int | None:
+        """How often it was delivered before, by the broker's count; None where it keeps none."""
+
+    @property
     def queue(self) -> str: ...
     @property
     def live(self) -> bool:

@@ -61,6 +61,11 @@ class AmqpDelivery:
     def live(self) -> bool:
         return self._consumer is None or self._consumer.live
 
+    @property
+    def deliveries(self) -> int | None:
+        count = self.properties().get("headers", {}).get("x-delivery-count", 0)
+        return count if isinstance(count, int) else None
+
     def properties(self) -> dict[str, Any]:
         decoded = BasicProperties().decode(self._header[12:])
         return {name: value for name, value in vars(decoded).items() if value is not None}

@@ -323,7 +323,7 @@ class EmbeddedHub:
             )
             entry = Entry(row.seq, self._queues[row.queue], publication, row.user, now, stored=True)
             entry.arrived = now - max(0, now_ms - row.arrived_ms) / 1000
-            entry.redelivered = row.seq in stored.delivered
+            entry.deliveries = 1 if row.seq in stored.delivered else 0
             self._seq = row.seq
             self._messages += 1
             self._bytes += entry.size

@@ -23,7 +23,7 @@ OVERHEAD = 512
 class Entry:
     """One message in one queue, from when it was taken in until it is acknowledged or expired."""
 
-    __slots__ = ("arrived", "expires", "publication", "queue", "redelivered", "seq", "stored", "user")
+    __slots__ = ("arrived", "deliveries", "expires", "publication", "queue", "seq", "stored", "user")
 
     def __init__(
         self, seq: int, queue: "EmbeddedQueue", publication: Publication, user: str, arrived: float, stored: bool
@@ -35,7 +35,8 @@ class Entry:
         self.user = user
         self.arrived = arrived
         self.expires = None if publication.expiration_ms is None else arrived + publication.expiration_ms / 1000
-        self.redelivered = False
+        self.deliveries = 0
+        """How often it was delivered and came back."""
         self.stored = stored
 
     @property
@@ -46,11 +47,11 @@ class Entry:
 class EmbeddedDelivery:
     """`ports.Delivery`. It belongs to its holder until it is settled or the holder loses it."""
 
-    __slots__ = ("_entry", "_redelivered", "holder")
+    __slots__ = ("_entry", "deliveries", "holder")
 
     def __init__(self, entry: Entry, holder: "Holder") -> None:
         self._entry = entry
-        self._redelivered = entry.redelivered
+        self.deliveries = entry.deliveries
         self.holder: Holder | None = holder
 
     @property
@@ -79,7 +80,7 @@ class EmbeddedDelivery:
 
     @property
     def redelivered(self) -> bool:
-        return self._redelivered
+        return self.deliveries > 0
 
     @property
     def queue(self) -> str:
@@ -183,7 +184,7 @@ class EmbeddedQueue:
     def put_back(self, entry: Entry) -> None:
         if not self.closed:
             self._out.pop(entry.seq, None)
-            entry.redelivered = True
+            entry.deliveries += 1
             self._push(entry)
 
     def done(self, entry: Entry) -> None:
@@ -233,7 +234,7 @@ class EmbeddedQueue:
             most -= 1
             entry = heapq.heappop(self._ready)[2]
             self._out[entry.seq] = entry
-            if entry.stored and not entry.redelivered:
+            if entry.stored and entry.deliveries == 0:
                 self._hooks.given_out(entry)
             holder.take(entry)
 

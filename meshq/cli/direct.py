@@ -21,13 +21,16 @@ class Direct:
     """cli.reach.Reach. Raises ValueError for a URL that makes no sense, OSError for a certificate that cannot be read."""
 
     def __init__(self, broker: str, registry: str, environment: Mapping[str, str]) -> None:
-        for name in ("meshq", "pika"):  # what went wrong is said once, by the answer
+        # What went wrong is said once, by the answer.
+        self._levels = {name: logging.getLogger(name).level for name in ("meshq", "pika")}
+        for name in self._levels:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._runner = asyncio.Runner()
         try:
             self._mesh = self._runner.run(self._open(broker, registry, environment))
         except BaseException:
             self._runner.close()
+            self._speak_again()
             raise
 
     async def _open(self, broker: str, registry: str, environment: Mapping[str, str]) -> Mesh:
@@ -50,6 +53,11 @@ class Direct:
     def close(self) -> None:
         self._runner.run(self._mesh.close())
         self._runner.close()
+        self._speak_again()
+
+    def _speak_again(self) -> None:
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)
 
     async def _get(self, path: str, query: Mapping[str, str]) -> Any:
         if path == "/v1/queues":

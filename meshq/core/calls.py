@@ -53,6 +53,10 @@ class PendingCalls(Generic[T]):
         pending = self._calls.get(call)
         return None if pending is None else pending.entry
 
+    def replace(self, call: str, entry: T) -> None:
+        """Put another entry in the place of a waiting call's. Raises KeyError when it does not wait."""
+        self._calls[call] = self._calls[call]._replace(entry=entry)
+
     def resolve(self, call: str) -> T | None:
         """Take the call out; None when it does not wait (answered, expired or never asked)."""
         pending = self._calls.pop(call, None)

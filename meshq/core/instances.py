@@ -96,7 +96,8 @@ class Snapshot:
         return sum(len(s.instances) for s in self.services.values())
 
 
-EMPTY = Snapshot(0, MappingProxyType({}))
+EMPTY = Snapshot(-1, MappingProxyType({}))
+"""Before the registry answered for the first time. An empty mesh has revision 0."""
 
 
 def carried_over(before: Snapshot, after: Snapshot) -> Snapshot:

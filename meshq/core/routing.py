@@ -7,7 +7,7 @@ major is sent even if the registry has never heard of it, and a registry that lo
 from typing import NamedTuple
 
 from meshq.core.errors import Code, Problem
-from meshq.core.instances import LIVE, Service, Snapshot, State
+from meshq.core.instances import EMPTY, LIVE, Service, Snapshot, State
 from meshq.core.names import topic
 from meshq.core.selectors import Address, Selector
 
@@ -48,7 +48,7 @@ def unroutable(address: Address, snapshot: Snapshot) -> Problem:
 
 
 def _unknown(address: Address, snapshot: Snapshot) -> Problem:
-    if snapshot.revision == 0 and not snapshot.services:
+    if snapshot is EMPTY:
         return Problem(
             Code.UNAVAILABLE,
             f"the registry has not answered yet, so where {address} goes is not known; an address with a major version "

@@ -9,6 +9,7 @@ delivery that is not `live` is let go of unless it runs already; and one that co
 here, is recognised by its id.
 """
 
+import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 REMEMBERED = 10_000
 """Ids of deliveries that ended here or were let go of unstarted: more than can be redelivered after one loss (the prefetch
 of every queue), with room."""
+DEAD_RETRY_SECONDS = 5.0
 MAX_UNSENT = 1_000
 """Replies held while the broker takes none."""
 
@@ -118,8 +120,9 @@ class Inbound:
         self._subscriptions: list[Subscription] = []
         self._waiting: deque[_Job] = deque()
         self._running: set[_Job] = set()
-        self._ended: OrderedDict[str, bool] = OrderedDict()
-        """id -> whether it was answered (True) or let go of unstarted (False)"""
+        self._answered = _Recent()
+        self._let_go = _Recent()
+        """Deliveries of lost connections that had not started, with the broker's count of deliveries then."""
         self._unsent: deque[tuple[Publication, Delivery]] = deque()
         self._idle: Callable[[], None] | None = None
         broker.on_state(self._on_broker_state)
@@ -197,7 +200,7 @@ class Inbound:
             if running.request.id == job.request.id and running.request.attempt == job.request.attempt:
                 running.delivery = job.delivery
                 return True
-        if self._ended.get(job.request.id):
+        if self._answered.get(job.request.id) is not None:
             job.delivery.ack()
             return True
         return False
@@ -206,7 +209,7 @@ class Inbound:
         request = job.request
         waited_ms = int((self._clock.monotonic() - job.received) * 1000)
         left_ms = time_left_ms(request, self._clock.mesh_ms(), self._clock.synchronised, waited_ms)
-        known_unstarted = self._ended.get(request.id) is False
+        known_unstarted = job.delivery.redelivered and self._was_let_go(job)
         decision = before_call(
             request, job.delivery.redelivered, known_unstarted, job.selector, self._identity.version, left_ms
         )
@@ -281,8 +284,8 @@ class Inbound:
             job = self._waiting.popleft()
             if job.delivery.live:
                 self._begin(job)
-            else:  # it is the broker's again, and may come back to us
-                self._remember(job.request.id, answered=False)
+            else:
+                self._let_it_go(job)
         self._check_idle()
 
     def _reply(self, job: _Job, response: HttpResponse) -> None:
@@ -312,7 +315,7 @@ class Inbound:
         # The work is done; only its answer cannot leave. It is kept, because doing the work again is not the same.
         if len(self._unsent) < MAX_UNSENT:
             self._unsent.append((publication, job.delivery))
-            self._remember(job.request.id, answered=True)
+            self._answered.put(job.request.id, 1)
         else:
             self._metrics.count("reply_dropped")
             self._finish(job)
@@ -336,7 +339,7 @@ class Inbound:
         left_ms = time_left_ms(request, self._clock.mesh_ms(), self._clock.synchronised, waited_ms)
         self._metrics.count(f"given_back_{back.reason.value}")
         if not job.delivery.live:
-            self._remember(request.id, answered=False)
+            self._let_it_go(job)
             return
         if left_ms is not None and left_ms <= 0:
             self._finish(job)
@@ -355,7 +358,6 @@ class Inbound:
         if self._broker.send(publication):
             job.delivery.ack()
         else:
-            self._remember(request.id, answered=False)
             job.delivery.requeue()
 
     def _dead(self, topic: str, delivery: Delivery, reason: str, detail: str) -> None:
@@ -367,30 +369,54 @@ class Inbound:
         letter = DeadLetter(
             ident, reason, detail, delivery.queue, self._clock.mesh_ms(), self._served_by, delivery.body
         )
-        body = encode_dead_letter(letter)
+        publication = Publication(topology.DEAD, queue, encode_dead_letter(letter), ident, "dead")
+
+        def publish() -> None:
+            if delivery.live:
+                self._broker.publish(publication, done)
 
         def done(fate: Published) -> None:
             if fate is Published.CONFIRMED:
                 delivery.ack()
-            else:
-                logger.error("the dead message of %s could not be moved to %s: %s", delivery.queue, queue, fate.value)
-                delivery.requeue()
+                return
+            logger.error("the dead message of %s could not be moved to %s: %s", delivery.queue, queue, fate.value)
+            # Kept unacknowledged meanwhile: given back, it would come again at once.
+            asyncio.get_running_loop().call_later(DEAD_RETRY_SECONDS, publish)
 
-        self._broker.publish(Publication(topology.DEAD, queue, body, ident, "dead"), done)
+        publish()
 
     def _finish(self, job: _Job) -> None:
-        self._remember(job.request.id, answered=True)
+        self._answered.put(job.request.id, 1)
         job.delivery.ack()
 
-    def _remember(self, ident: str, answered: bool) -> None:
-        self._ended[ident] = answered
-        if len(self._ended) > REMEMBERED:
-            self._ended.popitem(last=False)
+    def _was_let_go(self, job: _Job) -> bool:
+        """Delivered once more than when it was let go of here: nobody else had it in between."""
+        count, before = job.delivery.deliveries, self._let_go.get(job.request.id)
+        return count is not None and before is not None and count == before + 1
+
+    def _let_it_go(self, job: _Job) -> None:
+        """It had not started, its connection is lost: it is the broker's again, and may come back to us."""
+        count = job.delivery.deliveries
+        if count is not None:
+            self._let_go.put(job.request.id, count)
 
     def _check_idle(self) -> None:
         if self._idle is not None and not self._running and not self._unsent and not self._waiting:
             callback, self._idle = self._idle, None
             callback()
+
+
+class _Recent:
+    """The last REMEMBERED of something, by message id."""
+
+    def __init__(self) -> None:
+        self._numbers: OrderedDict[str, int] = OrderedDict()
+        self.get = self._numbers.get
+
+    def put(self, ident: str, number: int) -> None:
+        self._numbers[ident] = number
+        if len(self._numbers) > REMEMBERED:
+            self._numbers.popitem(last=False)
 
 
 class _Shared:

@@ -68,9 +68,12 @@ _launcher = ThreadPoolExecutor(1, thread_name_prefix="server-launcher")
 class ServerProcess:
     """One server in its own process group, output to a file. It does not outlive this process."""
 
-    def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> None:
         self.log = log
         self._command = [*_lifeline(), *command]
+        self._folder = folder  # where it runs, and would leave a dump of itself
         self._env = dict(os.environ if env is None else env)
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
@@ -98,7 +101,13 @@ class ServerProcess:
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             return subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env, start_new_session=True
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._env,
+                cwd=self._folder,
+                start_new_session=True,
             )
 
     def send(self, number: signal.Signals) -> None:

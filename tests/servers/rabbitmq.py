@@ -186,7 +186,7 @@ class LocalNode:
         self.folder = folder
         folder.mkdir()
         environment = self._environment(epmd_port, free_port())
-        self._process = ServerProcess([str(script)], folder / "output", environment)
+        self._process = ServerProcess([str(script)], folder / "output", environment, folder)
 
     def configure(self, seed: "LocalNode") -> None:
         """Write its settings. `seed` founds the cluster, alone and at once; the others join it. Started together with the
