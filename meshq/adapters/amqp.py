@@ -156,8 +156,8 @@ class AmqpBroker:
                     self._replies[2].on_sends_lost()
                 if lost.code == 0:
                     raise
-                # The broker refused one message by closing the channel: those behind it on the wire went with it.
-                logger.error("%s: the broker closed the publishing channel: %s", self._name, lost)
+                # The broker refused one message by closing the channel, or we gave it up: what was on its wire went with it.
+                logger.error("%s: the publishing channel was lost: %s", self._name, lost)
                 self._tell_state()
                 if lost.code == NOT_FOUND:
                     raise ConnectionError(lost.text) from lost  # an exchange is gone: begin again by asserting them

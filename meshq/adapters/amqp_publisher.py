@@ -1,14 +1,21 @@
 """Publishing on one connection: waited calls and replies without confirms on one channel, durable messages with them on
-another, both mandatory where somebody wants to know."""
+another, both mandatory where somebody wants to know.
+
+A channel of RabbitMQ before 4.2 can go dumb for one queue: if what it sends first there meets an election, the message is lost
+between channel and queue, and all that follow wait for it there for ever, while everything else looks well (rabbitmq-server
+pull request 14589). And a queue without a leader refuses a channel's first message, of which only a confirmed channel hears.
+Elections come with the loss of a node, and so do our reconnections. So on a new connection calls take the confirmed channel
+for a while; those that are refused are sent again, and a channel whose confirms do not come is given up for a new one.
+"""
 
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from meshq.adapters import amqp_frames as frames
-from meshq.adapters.amqp_channel import Channel
+from meshq.adapters.amqp_channel import Channel, ChannelLost
 from meshq.adapters.amqp_connection import FastConnection
 from meshq.core.message import CONTENT_TYPE
 from meshq.ports import Clock, Publication, Published
@@ -88,6 +95,24 @@ def encode(
     return method + frames.content(channel, flags, properties, body, frame_max)
 
 
+SETTLING = 10.0
+"""Seconds on a new connection in which calls are confirmed: longer than an election takes."""
+NO_CONFIRM_WITHIN = 3.0
+"""Seconds after which a confirm is not only late. A majority writes to disk in milliseconds."""
+LOOK_EVERY = 1.0
+SEND_AGAIN_AFTER = 0.1
+"""Seconds before a call that the broker refused is sent again: the queue may have a leader then."""
+UNCONFIRMED = 1
+"""The code of a ChannelLost that is ours: of AMQP's own, none is below 200."""
+
+
+class _Unconfirmed(NamedTuple):
+    ident: str
+    size: int
+    done: Callable[[Published], None]
+    since: float
+
+
 class Publisher:
     """`attach` gives it a connection; without one everything is refused at once."""
 
@@ -102,7 +127,8 @@ class Publisher:
         self.blocked = False
         self._tag = 0
         self._low = 1
-        self._window: dict[int, tuple[str, int, Callable[[Published], None]]] = {}
+        self._window: dict[int, _Unconfirmed] = {}
+        self._settled_at = 0.0
         self._window_bytes = 0
         self._returned: set[str] = set()
 
@@ -115,12 +141,19 @@ class Publisher:
         connection.on_confirm[confirmed.number] = self._on_confirm
         self._plain, self._confirmed, self._tag, self._low = plain.number, confirmed.number, 0, 1
         self._connection = connection
+        self._settled_at = self._clock.monotonic() + SETTLING
         try:
             ready()
-            await asyncio.wait((plain.lost, confirmed.lost), return_when=asyncio.FIRST_COMPLETED)
+            while not (plain.lost.done() or confirmed.lost.done()):
+                self._check_confirms()
+                await asyncio.wait(
+                    (plain.lost, confirmed.lost), timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED
+                )
             raise (plain if plain.lost.done() else confirmed).lost.result()
         finally:
             self._detach()
+            plain.close()
+            confirmed.close()
 
     @property
     def able(self) -> bool:
@@ -130,21 +163,51 @@ class Publisher:
     def send(self, publication: Publication) -> bool:
         if not self.able:
             return False
-        self._write(publication, self._plain, mandatory=publication.kind != "reply")
+        reply = publication.kind == "reply"
+        if reply or self._clock.monotonic() >= self._settled_at or self._full(publication):
+            self._write(publication, self._plain, mandatory=not reply)
+        else:
+            self._write_confirmed(publication, partial(self._on_call, publication, self._clock.monotonic()))
         return True
 
     def publish(self, publication: Publication, done: Callable[[Published], None]) -> None:
         if not self.able:
             done(Published.AWAY)
             return
-        size = len(publication.body)
-        if len(self._window) >= WINDOW_MESSAGES or self._window_bytes + size > WINDOW_BYTES:
+        if self._full(publication):
             done(Published.FULL)
             return
+        self._write_confirmed(publication, done)
+
+    def _full(self, publication: Publication) -> bool:
+        return len(self._window) >= WINDOW_MESSAGES or self._window_bytes + len(publication.body) > WINDOW_BYTES
+
+    def _write_confirmed(self, publication: Publication, done: Callable[[Published], None]) -> None:
         self._write(publication, self._confirmed, mandatory=True)
         self._tag += 1
-        self._window[self._tag] = (publication.message_id, size, done)
+        size = len(publication.body)
+        self._window[self._tag] = _Unconfirmed(publication.message_id, size, done, self._clock.monotonic())
         self._window_bytes += size
+
+    def _on_call(self, publication: Publication, sent: float, fate: Published) -> None:
+        if fate is Published.UNROUTABLE:
+            self._on_unroutable(publication.message_id)
+        elif fate is Published.REFUSED:  # no queue has it, so that it is not done twice by this
+            asyncio.get_running_loop().call_later(SEND_AGAIN_AFTER, self._send_again, publication, sent)
+
+    def _send_again(self, publication: Publication, sent: float) -> None:
+        if publication.expiration_ms is not None:
+            left_ms = publication.expiration_ms - int((self._clock.monotonic() - sent) * 1000)
+            if left_ms <= 0:
+                return
+            publication = publication._replace(expiration_ms=left_ms)
+        self.send(publication)
+
+    def _check_confirms(self) -> None:
+        """Raises ChannelLost for a channel that has gone dumb."""
+        oldest = next(iter(self._window.values()), None)
+        if oldest is not None and not self.blocked and self._clock.monotonic() - oldest.since > NO_CONFIRM_WITHIN:
+            raise ChannelLost(UNCONFIRMED, f"the broker did not confirm a message within {NO_CONFIRM_WITHIN:g} s")
 
     def _write(self, publication: Publication, channel: int, mandatory: bool) -> None:
         connection = self._connection
@@ -165,7 +228,7 @@ class Publisher:
         entry = self._window.pop(tag, None)
         if entry is None:
             return
-        ident, size, done = entry
+        ident, size, done, _ = entry
         self._window_bytes -= size
         # A message that no queue took comes back first and is then acknowledged like any other.
         returned = ident in self._returned
@@ -176,8 +239,8 @@ class Publisher:
         self._connection = None
         window, self._window, self._window_bytes = self._window, {}, 0
         self._returned.clear()
-        for _, _, done in window.values():
-            _tell(done, Published.UNKNOWN)
+        for entry in window.values():
+            _tell(entry.done, Published.UNKNOWN)
 
 
 def _tell(done: Callable[[Published], None], fate: Published) -> None:

@@ -51,6 +51,7 @@ would cost more to encode than all of this. A message with another content type 
 
 import re
 import struct
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgpack
@@ -69,6 +70,17 @@ _PREFIX = struct.Struct(">BII")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _PLAIN = re.compile(r"[\x21-\x7e]*", re.ASCII)
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}", re.ASCII)
+
+
+# Methods and names of services come again and again.
+@lru_cache(maxsize=256)
+def _is_method(text: str) -> bool:
+    return _METHOD.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=4096)
+def _is_plain(text: str) -> bool:
+    return _PLAIN.fullmatch(text) is not None
 
 
 class DecodeError(ValueError):
@@ -270,7 +282,7 @@ def _message(header: bytes, payload: bytes) -> Message:
 def _request(ident: str, fields: dict[str, Any], payload: bytes) -> Request:
     get = fields.get
     method, target = get("m"), get("p")
-    if not isinstance(method, str) or _METHOD.fullmatch(method) is None:
+    if not isinstance(method, str) or not _is_method(method):
         raise DecodeError("field m is not a method")
     if not isinstance(target, bytes) or not (target.startswith(b"/") or target == b"*") or not _clean_target(target):
         raise DecodeError("field p is not the path of a request")
@@ -281,12 +293,13 @@ def _request(ident: str, fields: dict[str, Any], payload: bytes) -> Request:
         _headers(get("h")),
         payload if payload or get("e") is True else None,
         _plain(get("f", ""), "f", 63),
-        _text(get("s", ""), "s", 100),
-        _number(get("d"), "d"),
-        _number(get("w"), "w"),
-        _number(get("n", 1), "n") or 1,
-        _number(get("o", 0), "o") or 0,
-        _plain(get("c", ""), "c", 63),
+        # Most messages have none of what follows: a look costs less than a check of its default.
+        _text(fields["s"], "s", 100) if "s" in fields else "",
+        _number(fields["d"], "d") if "d" in fields else None,
+        _number(fields["w"], "w") if "w" in fields else None,
+        _number(fields["n"], "n") or 1 if "n" in fields else 1,
+        _number(fields["o"], "o") or 0 if "o" in fields else 0,
+        _plain(fields["c"], "c", 63) if "c" in fields else "",
     )
 
 
@@ -295,7 +308,7 @@ def _response(ident: str, fields: dict[str, Any], payload: bytes) -> Response:
     status = get("s")
     if type(status) is not int or not 200 <= status <= 999:
         raise DecodeError("field s is not the status of a response")
-    attempt = _number(get("n", 1), "n") or 1
+    attempt = _number(fields["n"], "n") or 1 if "n" in fields else 1
     return Response(ident, status, _headers(get("h")), payload, _plain(get("y", ""), "y", 300), attempt)
 
 
@@ -353,7 +366,7 @@ def _text(value: Any, name: str, longest: int) -> str:
 
 def _plain(value: Any, name: str, longest: int) -> str:
     """What becomes a header's value at one end or the other: a line break in here would be another header."""
-    if _PLAIN.fullmatch(_text(value, name, longest)) is None:
+    if not _is_plain(_text(value, name, longest)):
         raise DecodeError(f"field {name} has something else than visible ASCII in it")
     return str(value)
 

@@ -39,6 +39,7 @@ from meshq.core.names import BadName, Version
 from meshq.core.selectors import Selector, parse_selector
 from meshq.ports import Broker, BrokerState, Clock, Delivery, HttpClient, Metrics, Publication, Published, Subscription
 from meshq_sidecar.foreign import as_request
+from meshq_sidecar.replies import Replies
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,6 @@ REMEMBERED = 10_000
 """Ids of deliveries that ended here or were let go of unstarted: more than can be redelivered after one loss (the prefetch
 of every queue), with room."""
 DEAD_RETRY_SECONDS = 5.0
-MAX_UNSENT = 1_000
-"""Replies held while the broker takes none."""
 
 
 class Identity(NamedTuple):
@@ -123,7 +122,7 @@ class Inbound:
         self._answered = _Recent()
         self._let_go = _Recent()
         """Deliveries of lost connections that had not started, with the broker's count of deliveries then."""
-        self._unsent: deque[tuple[Publication, Delivery]] = deque()
+        self._replies = Replies(broker, metrics, self._check_idle)
         self._idle: Callable[[], None] | None = None
         broker.on_state(self._on_broker_state)
 
@@ -304,30 +303,14 @@ class Inbound:
         self._send_reply(job, encode_fault(message))
 
     def _send_reply(self, job: _Job, body: bytes) -> None:
-        reply_to = job.delivery.reply_to
-        if not reply_to:  # a foreign publisher that wants none
+        if not job.delivery.reply_to:  # a foreign publisher that wants none
             self._finish(job)
             return
-        publication = Publication(topology.REPLIES, reply_to, body, job.request.id, "reply")
-        if not self._unsent and self._broker.send(publication):
-            self._finish(job)
-            return
-        # The work is done; only its answer cannot leave. It is kept, because doing the work again is not the same.
-        if len(self._unsent) < MAX_UNSENT:
-            self._unsent.append((publication, job.delivery))
-            self._answered.put(job.request.id, 1)
-        else:
-            self._metrics.count("reply_dropped")
-            self._finish(job)
+        self._answered.put(job.request.id, 1)
+        self._replies.put(job.request.id, body, job.delivery)
 
     def _on_broker_state(self, state: BrokerState) -> None:
-        while state.publishing and self._unsent:
-            publication, delivery = self._unsent[0]
-            if not self._broker.send(publication):
-                return
-            self._unsent.popleft()
-            delivery.ack()
-        self._check_idle()
+        self._replies.on_state(state)
 
     # --- settling without an answer ---------------------------------------------------------------------------------------
 
@@ -401,9 +384,10 @@ class Inbound:
             self._let_go.put(job.request.id, count)
 
     def _check_idle(self) -> None:
-        if self._idle is not None and not self._running and not self._unsent and not self._waiting:
-            callback, self._idle = self._idle, None
-            callback()
+        if self._idle is None or self._running or self._waiting or not self._replies.idle:
+            return
+        callback, self._idle = self._idle, None
+        callback()
 
 
 class _Recent:

@@ -126,7 +126,8 @@ def run_client(case: str, command: Sequence[str], concurrency: int, seconds: flo
         host_before = Host.times()
         result = json.loads(process.stdout.readline())
         after = {name: Host.cpu_seconds(pid) for name, pid in pids.items()}
-        broker_used = sum(Host.cpu_seconds(pid) - used for pid, used in broker_before.items())
+        # A node starts short-lived helpers of its own; one that ended meanwhile used nothing worth counting.
+        broker_used = sum(Host.cpu_seconds(pid) - broker_before[pid] for pid in Host.beams() if pid in broker_before)
         total, stolen = (b - a for a, b in zip(host_before, Host.times(), strict=True))
     finally:
         process.wait(30)
