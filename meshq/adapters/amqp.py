@@ -99,6 +99,7 @@ class AmqpBroker:
         await self._consuming.tried.wait()
 
     async def close(self) -> None:
+        await self._publisher.settled(3.0)
         await asyncio.gather(self._publishing.close(3.0), self._consuming.close(3.0))
         await self._tasks.close()
 

@@ -15,23 +15,46 @@ import uvloop
 
 from tests.contract.broker_rigs import BrokerRig, EmbeddedRig, RabbitRig
 from tests.contract.registry_rigs import EmbeddedRegistryRig, RedisRig, RegistryRig
+from tests.servers.rabbitmq import Cluster
+from tests.servers.redis import RedisDatabases
 
 TEST_SECONDS = 60
 
 
-@pytest.fixture(params=["embedded", "embedded on disk", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+BROKERS = (
+    "embedded",
+    "embedded on disk",
+    pytest.param("rabbitmq", marks=pytest.mark.rabbitmq),
+    pytest.param("rabbitmq4", marks=pytest.mark.docker),
+    pytest.param("rabbitmq3", marks=pytest.mark.docker),
+)
+REGISTRIES = (
+    "embedded",
+    pytest.param("redis", marks=pytest.mark.redis),
+    pytest.param("redis8", marks=pytest.mark.docker),
+)
+
+
+@pytest.fixture(params=BROKERS)
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BrokerRig]:
-    if request.param == "rabbitmq":
-        yield RabbitRig(request.getfixturevalue("broker_url"))
-    else:
+    if request.param.startswith("embedded"):
         yield EmbeddedRig(tmp_path / "broker.db" if request.param == "embedded on disk" else None)
+        return
+    cluster: Cluster = request.getfixturevalue(request.param)
+    vhost = cluster.new_vhost()
+    yield RabbitRig(cluster.url(vhost))
+    cluster.delete_vhost(vhost)
 
 
-@pytest.fixture(params=["embedded", pytest.param("redis", marks=pytest.mark.redis)])
-def registries(request: pytest.FixtureRequest) -> RegistryRig:
-    if request.param == "redis":
-        return RedisRig(request.getfixturevalue("redis_url"))
-    return EmbeddedRegistryRig()
+@pytest.fixture(params=REGISTRIES)
+def registries(request: pytest.FixtureRequest) -> Iterator[RegistryRig]:
+    if request.param == "embedded":
+        yield EmbeddedRegistryRig()
+        return
+    server: RedisDatabases = request.getfixturevalue("redis_server" if request.param == "redis" else "redis8")
+    url = server.new_database()
+    yield RedisRig(url)
+    server.empty(url)
 
 
 @pytest.hookimpl(tryfirst=True)
