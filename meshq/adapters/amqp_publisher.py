@@ -115,7 +115,7 @@ class _Unconfirmed(NamedTuple):
 
 
 class Publisher:
-    """`attach` gives it a connection; without one everything is refused at once."""
+    """`session` gives it a connection; without one everything is refused at once."""
 
     def __init__(self, user: str, app: str, clock: Clock, on_unroutable: Callable[[str], None]) -> None:
         self._user = user
@@ -132,16 +132,16 @@ class Publisher:
         self._settled_at = 0.0
         self._window_bytes = 0
         self._returned: set[str] = set()
-        self._settled = asyncio.Event()
+        self._empty = asyncio.Event()
         """The window is empty."""
-        self._settled.set()
+        self._empty.set()
 
     async def settled(self, timeout: float) -> None:
         """Wait until everything published is confirmed or refused, at most `timeout` seconds. A channel that closes may take
         with it what its queue had not accepted yet."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._settled.wait()
+                await self._empty.wait()
 
     async def session(self, connection: FastConnection, ready: Callable[[], None]) -> None:
         """Open the channels, take over, and run until the connection or a channel ends. Raises ChannelLost."""
@@ -242,7 +242,7 @@ class Publisher:
         ident, size, done, _ = entry
         self._window_bytes -= size
         if not self._window:
-            self._settled.set()
+            self._empty.set()
         # A message that no queue took comes back first and is then acknowledged like any other.
         returned = ident in self._returned
         self._returned.discard(ident)
@@ -251,7 +251,7 @@ class Publisher:
     def _detach(self) -> None:
         self._connection = None
         window, self._window, self._window_bytes = self._window, {}, 0
-        self._settled.set()
+        self._empty.set()
         self._returned.clear()
         for entry in window.values():
             _tell(entry.done, Published.UNKNOWN)

@@ -326,9 +326,9 @@ class _Echo(NamedTuple):
                 echo = cls([json.loads(text) for text in texts], indent)
             except ValueError:
                 continue
-            if all(isinstance(d, dict) and isinstance(d.get("headers"), dict) for d in echo.documents):
-                if echo.write() == body:
-                    return echo
+            whole = all(isinstance(d, dict) and isinstance(d.get("headers"), dict) for d in echo.documents)
+            if whole and echo.write() == body:
+                return echo
         return None
 
     def write(self) -> bytes:

@@ -22,7 +22,7 @@ BETWEEN = 0.02
 class Call(NamedTuple):
     method: str
     path: str
-    ended: float
+    started: float
     """time.monotonic"""
     status: int
     code: str
@@ -40,7 +40,10 @@ class Load:
     def wait_for_more(self, count: int) -> None:
         """Until `count` more calls were answered well."""
         wanted = self._well() + count
-        wait_for(lambda: self._well() >= wanted, 60, f"{count} more calls")
+        try:
+            wait_for(lambda: self._well() >= wanted, 60, f"{count} more calls")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; the last: {self.calls[-10:]}") from None
 
     def _well(self) -> int:
         return sum(1 for call in self.calls if call.status == 200)
@@ -58,7 +61,8 @@ class Load:
     # --- what must hold -----------------------------------------------------------------------------------------------------
 
     def failed(self, since: float = 0.0) -> list[Call]:
-        return [call for call in self.calls if call.ended >= since and call.status != 200]
+        """Those begun since then that were not answered well."""
+        return [call for call in self.calls if call.started >= since and call.status != 200]
 
     def assert_answered(self) -> None:
         """Every call had an answer: the app's, or one from the table of errors."""
@@ -73,12 +77,13 @@ class Load:
 
 def _one(connection: Connection, method: str, address: str, path: str) -> Call:
     headers = {"Meshq-Timeout": "10s"}
+    started = time.monotonic()
     try:
         answer = connection.ask(method, f"/v1/call/{address}{path}", headers, b"load" if method == "POST" else None)
     except (OSError, http.client.HTTPException) as error:
         connection.close()
-        return Call(method, path, time.monotonic(), 0, "", repr(error))
-    return Call(method, path, time.monotonic(), answer.status, answer.code, "")
+        return Call(method, path, started, 0, "", repr(error))
+    return Call(method, path, started, answer.status, answer.code, "")
 
 
 @contextmanager

@@ -162,6 +162,15 @@ class Sidecar:
             said = f"{self.service}'s checks: {self.checks()}; the end of its log:\n{self._process.tail(30)}"
             raise TimeoutError(f"{error}; {said}") from None
 
+    def story(self) -> list[str]:
+        """Its last words in the log and its counters that are not 0, for a failure's message."""
+        counters = (
+            re.findall(r"^meshq_\w+_total.* (?!0\.0)\S+$", self.metrics(), re.MULTILINE)
+            if self.running
+            else ["it has ended"]
+        )
+        return [f"--- {self.service}, port {self.port}", *self.output.splitlines()[-40:], *counters]
+
     def metrics(self) -> str:
         return ask(self.admin_port, "/metrics").body.decode()
 
@@ -288,6 +297,10 @@ class Mesh:
         for sidecar in self._sidecars:
             sidecar.stop()
 
+    def logs(self) -> str:
+        """The end of what each sidecar said, and its counters."""
+        return "\n".join(line for sidecar in self._sidecars for line in sidecar.story())
+
     def tracebacks(self) -> list[str]:
         """What no sidecar may ever log: an exception that nobody expected."""
         return [f"{s.service}: {s.output}" for s in self._sidecars if "Traceback" in s.output]
@@ -299,6 +312,9 @@ def mesh(broker_url: str, registry_url: str, folder: Path) -> Iterator[Mesh]:
     found = Mesh(broker_url, registry_url, folder)
     try:
         yield found
+    except BaseException:
+        print(found.logs())  # pytest shows it with the failure
+        raise
     finally:
         found.close()
     tracebacks = found.tracebacks()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.load import Load, assert_nothing_twice, load
 from tests.e2e.pods import Answer, Mesh, Pod, Sidecar, environment, mesh
-from tests.servers.processes import ServerProcess, wait_for
+from tests.servers.processes import ServerProcess
 from tests.servers.rabbitmq import Cluster
 from tests.servers.redis import RedisServer
 
@@ -188,9 +188,9 @@ def test_the_calling_sidecar_killed_mid_call(cluster_of_pods: Mesh, threads: Thr
         with pytest.raises(ConnectionError):
             held.result(DEADLINE)
         holding.app.release("x")
-        in_flight = lambda: sum(pod.sidecar.metric("inbound_in_flight") for pod in (one, two))  # noqa: E731
         calls.wait_for_more(20)
-    wait_for(lambda: in_flight() == 0, DEADLINE, "the late answer sent")
+    for pod in (one, two):
+        pod.sidecar.wait(lambda pod=pod: pod.sidecar.metric("inbound_in_flight") == 0, "the late answer sent")  # type: ignore[misc]
     calls.assert_well()
     assert_nothing_twice(one.app)
 
@@ -217,8 +217,8 @@ def test_a_calling_sidecar_told_to_stop_waits_for_the_answers_to_its_app(
     one, two, shop = two_orders_and_a_shop(cluster_of_pods)
     held = hold(threads, shop, "POST", "x")
     holding, _ = holder((one, two), "x")
+    shop.terminate()
     with pytest.raises(TimeoutError):  # it does not end while the call is open
-        shop.terminate()
         shop.wait_exit(2)
     holding.app.release("x")
     assert held.result(DEADLINE).status == 200
@@ -228,9 +228,7 @@ def test_a_calling_sidecar_told_to_stop_waits_for_the_answers_to_its_app(
 # --- what they stand on -----------------------------------------------------------------------------------------------------
 
 
-def test_redis_killed_for_some_seconds_fails_no_call(
-    broker_url: str, fault_redis: RedisServer, tmp_path: Path
-) -> None:
+def test_redis_killed_for_some_seconds_fails_no_call(broker_url: str, fault_redis: RedisServer, tmp_path: Path) -> None:
     with mesh(broker_url, fault_redis.url, tmp_path / "mesh") as found:
         one, _, shop = two_orders_and_a_shop(found)
         with load(shop, "orders", "orders@1") as calls:
