@@ -122,7 +122,7 @@ class Inbound:
         self._answered = _Recent()
         self._let_go = _Recent()
         """Deliveries of lost connections that had not started, with the broker's count of deliveries then."""
-        self._replies = Replies(broker, metrics, self._check_idle)
+        self._replies = Replies(broker, clock, metrics, self._check_idle)
         self._idle: Callable[[], None] | None = None
         broker.on_state(self._on_broker_state)
 
