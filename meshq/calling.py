@@ -20,6 +20,7 @@ from meshq.core.headers import carry_response, root_traceparent
 from meshq.core.http import HttpResponse
 from meshq.core.instances import Snapshot
 from meshq.core.message import DecodeError, Fault, Message, Request, Response, decode, encode_request
+from meshq.core.packing import groups, room_for_calls
 from meshq.core.routing import Route, route, unroutable
 from meshq.core.selectors import Address
 from meshq.ports import Broker, Clock, Delivery, Metrics, Publication
@@ -81,6 +82,11 @@ class Caller:
         self._random = b""
         self._routed = picture()
         self._routes: dict[Address, Route | Problem] = {}
+        self._rooms: dict[str, int] = {}
+        self._gathered: dict[tuple[str, int], list[_Waiting]] = {}
+        """(topic, milliseconds left) -> calls of this turn of the event loop"""
+        self._packs: dict[str, list[str]] = {}
+        """Message id of a pack, which is its first call's -> the other calls in it"""
         # Where every service has a broker user of its own name, a reply proves who sent it.
         self._proves = broker.user == service
         broker.open_replies(service, instance, self)
@@ -110,7 +116,9 @@ class Caller:
         full = self._open(message_id, now + left_ms / 1000, waiting)
         if full is not None:
             return self._refuse(call, message_id, full, done, now)
-        if not self._send(waiting, left_ms) and not self._hold(message_id, now):
+        if self._able and left_ms == call.timeout_ms and self._room(found.topic) > 1:
+            self._gather(waiting)
+        elif not self._send(waiting, left_ms) and not self._hold(message_id, now):
             self._take(message_id)
             return self._refuse(call, message_id, self._away(), done, now)
         return lambda: self._give_up(message_id)
@@ -128,10 +136,11 @@ class Caller:
             self._on_message(message, delivery.user_id)
 
     def on_unroutable(self, message_id: str) -> None:
-        waiting = self._take(message_id)
-        if waiting is not None:
-            self._metrics.count("unroutable")
-            self._answer(waiting, unroutable(waiting.call.address, self._picture()).as_response())
+        for ident in (message_id, *self._packs.pop(message_id, ())):
+            waiting = self._take(ident)
+            if waiting is not None:
+                self._metrics.count("unroutable")
+                self._answer(waiting, unroutable(waiting.call.address, self._picture()).as_response())
 
     def on_replies_lost(self) -> None:
         """What was asked before this may have been done, and its answer cannot arrive: ask again where that is safe."""
@@ -189,7 +198,7 @@ class Caller:
         """`route`, remembered for as long as the picture is the same one."""
         picture = self._picture()
         if picture is not self._routed:
-            self._routed, self._routes = picture, {}
+            self._routed, self._routes, self._rooms = picture, {}, {}
         found = self._routes.get(address)
         if found is None:
             found = route(address, picture)
@@ -226,6 +235,7 @@ class Caller:
     def _forget(self, waiting: _Waiting) -> None:
         self._ask_again.discard(waiting.request.id)
         self._unsent.pop(waiting.request.id, None)
+        self._packs.pop(waiting.request.id, None)
         service = waiting.call.address.service
         left = self._by_service[service] - 1
         if left:
@@ -249,18 +259,64 @@ class Caller:
         )
 
     def _send(self, waiting: _Waiting, left_ms: int) -> bool:
+        return self._publish(waiting, encode_request(waiting.request), left_ms)
+
+    def _publish(self, first: _Waiting, body: bytes, left_ms: int) -> bool:
         reply_to = self._broker.reply_to
         return bool(reply_to) and self._broker.send(
             Publication(
                 topology.CALLS,
-                topology.call_key(waiting.topic),
-                encode_request(waiting.request),
-                waiting.request.id,
+                topology.call_key(first.topic),
+                body,
+                first.request.id,
                 "call",
                 reply_to,
                 max(1, left_ms),
             )
         )
+
+    # --- calls of one moment to one topic go together -----------------------------------------------------------------------
+
+    def _room(self, topic: str) -> int:
+        room = self._rooms.get(topic)
+        if room is None:
+            room = self._rooms[topic] = room_for_calls(topic, self._routed)
+        return room
+
+    def _gather(self, waiting: _Waiting) -> None:
+        """Send it at the end of this turn of the event loop, with what else comes for its topic until then. Only calls with the
+        same time left go together, because the broker drops a message as a whole when its time is up."""
+        if not self._gathered:
+            asyncio.get_running_loop().call_soon(self._send_gathered)
+        key = (waiting.topic, waiting.call.timeout_ms)
+        together = self._gathered.get(key)
+        if together is None:
+            self._gathered[key] = [waiting]
+        else:
+            together.append(waiting)
+
+    def _send_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, {}
+        for (topic, left_ms), together in gathered.items():
+            still = [waiting for waiting in together if self._pending.get(waiting.request.id) is waiting]
+            for group in groups(still, _length, self._room(topic)):
+                if not self._send_group(group, left_ms):
+                    self._hold_or_answer(group)
+
+    def _send_group(self, group: list[_Waiting], left_ms: int) -> bool:
+        first = group[0]
+        if len(group) == 1:
+            return self._send(first, left_ms)
+        sent = self._publish(first, b"".join([encode_request(each.request) for each in group]), left_ms)
+        if sent:
+            self._packs[first.request.id] = [each.request.id for each in group[1:]]
+        return sent
+
+    def _hold_or_answer(self, group: list[_Waiting]) -> None:
+        now = self._clock.monotonic()
+        for waiting in group:
+            if not self._hold(waiting.request.id, now) and self._take(waiting.request.id) is not None:
+                self._answer(waiting, self._away().as_response())
 
     def _hold(self, message_id: str, now: float) -> bool:
         """Keep an unsent call for when the broker is back, if it went only just now."""
@@ -381,6 +437,11 @@ def _as_response(message: Response | Fault, method: str) -> HttpResponse:
     if message.served_by:
         response.headers.append((b"Meshq-Served-By", message.served_by.encode()))
     return response
+
+
+def _length(waiting: _Waiting) -> int:
+    """Of its record, about."""
+    return 500 + len(waiting.request.body or b"")
 
 
 def _nothing() -> None:

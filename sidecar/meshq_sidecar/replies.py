@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from meshq.core import topology
+from meshq.core.packing import groups
 from meshq.ports import Broker, BrokerState, Clock, Delivery, Metrics, Publication
 
 MAX_UNSENT = 1_000
@@ -23,7 +24,6 @@ AGAIN_SECONDS = 1.0
 AGAIN_BYTES = 8 * 2**20
 """Answers written this long before a connection was lost, the last so many bytes of them, are sent again on the next."""
 PACK_RECORDS = 50
-PACK_BYTES = 64 * 1024
 
 
 class _Answer(NamedTuple):
@@ -89,8 +89,8 @@ class Replies:
     def _flush(self) -> None:
         turn, self._turn = self._turn, {}
         for reply_to, answers in turn.items():
-            for pack in _packs(reply_to, answers):
-                self._send(pack)
+            for group in groups(answers, lambda answer: len(answer.record), PACK_RECORDS):
+                self._send(_pack(reply_to, group))
         if self.idle:
             self._emptied()
 
@@ -111,20 +111,6 @@ class Replies:
             _, publication = self._sent.popleft()
             self._sent_bytes -= len(publication.body)
         _acknowledge(pack)
-
-
-def _packs(reply_to: str, answers: list[_Answer]) -> list[_Pack]:
-    packs: list[_Pack] = []
-    group: list[_Answer] = []
-    size = 0
-    for answer in answers:
-        if group and (len(group) == PACK_RECORDS or size + len(answer.record) > PACK_BYTES):
-            packs.append(_pack(reply_to, group))
-            group, size = [], 0
-        group.append(answer)
-        size += len(answer.record)
-    packs.append(_pack(reply_to, group))
-    return packs
 
 
 def _pack(reply_to: str, group: list[_Answer]) -> _Pack:

@@ -7,8 +7,9 @@ from typing import Any
 
 from meshq.adapters.clock import ManualClock
 from meshq.core.message import Response, decode, encode_response
+from meshq.core.packing import PACK_BYTES
 from meshq.ports import BrokerState, Publication
-from meshq_sidecar.replies import AGAIN_BYTES, MAX_UNSENT, PACK_BYTES, PACK_RECORDS, Replies
+from meshq_sidecar.replies import AGAIN_BYTES, MAX_UNSENT, PACK_RECORDS, Replies
 from tests.doubles import Counted
 
 UP, DOWN = BrokerState(True, True, ""), BrokerState(False, True, "gone")
