@@ -144,8 +144,11 @@ class Caller:
 
     def on_replies_lost(self) -> None:
         """What was asked before this may have been done, and its answer cannot arrive: ask again where that is safe."""
+        if self._able:  # the state that says so comes a moment later
+            self._able, self._lost_at = False, self._clock.monotonic()
+        not_sent = self._not_sent()
         for message_id, waiting in self._pending.entries():
-            if message_id in self._unsent:
+            if message_id in not_sent:
                 continue
             if safe_to_repeat(waiting.request):
                 self._ask_again.add(message_id)
@@ -164,17 +167,19 @@ class Caller:
         problem = Problem(Code.DENIED, reason)
         self._denied = {k: denial for k, denial in self._denied.items() if denial[0] > now}
         self._denied[key] = (now + DENIED_FOR, problem)
+        not_sent = self._not_sent()
         for message_id, waiting in self._pending.entries():
-            if message_id not in self._unsent and key in ("", topology.call_key(waiting.topic)):
+            if message_id not in not_sent and key in ("", topology.call_key(waiting.topic)):
                 self._take(message_id)
                 self._answer(waiting, problem.as_response())
 
     def on_sends_lost(self) -> None:
         """What was sent last may not have reached the broker. Replies still arrive, so the rest just waits."""
+        not_sent = self._not_sent()
         self._ask_again.update(
             ident
             for ident, waiting in self._pending.entries()
-            if ident not in self._unsent and safe_to_repeat(waiting.request)
+            if ident not in not_sent and safe_to_repeat(waiting.request)
         )
 
     # --- inside -----------------------------------------------------------------------------------------------------------
@@ -311,6 +316,10 @@ class Caller:
         if sent:
             self._packs[first.request.id] = [each.request.id for each in group[1:]]
         return sent
+
+    def _not_sent(self) -> set[str]:
+        gathered = {waiting.request.id for together in self._gathered.values() for waiting in together}
+        return gathered | self._unsent.keys()
 
     def _hold_or_answer(self, group: list[_Waiting]) -> None:
         now = self._clock.monotonic()

@@ -252,6 +252,7 @@ class AmqpBroker:
         )
         channel.inner.add_on_cancel_callback(lambda _: self._lose_replies())
         self._reply_key = topology.reply_key(service, instance, epoch)
+        self._said = None  # where replies go is part of what a caller waits for: tell the state again
 
     async def _consume_all(self, connection: FastConnection) -> list[str]:
         """Bring every desired subscription to life. Returns what the broker refused."""
