@@ -4,13 +4,13 @@ GET  /v1/services  /v1/services/<name>  /v1/instances[?service=]  /v1/queues[?al
 any  /v1/call/<address>/<path>
 """
 
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from meshq.control.mesh import Mesh, Unreachable
 from meshq.core import views
+from meshq.core.answers import as_json, no_such_path
 from meshq.core.callreq import PATH_PREFIX, split_path
 from meshq.core.errors import Code, Problem, Refused, refuse
 from meshq.core.hosts import Whose, is_foreign, read_host
@@ -19,6 +19,8 @@ from meshq.ports import Exchange
 from meshq.tasks import Tasks
 
 Query = dict[str, str]
+
+PATHS = "here are /v1/services, /v1/instances, /v1/queues, /v1/status and /v1/call/<address>/<path>"
 
 
 class Api:
@@ -59,7 +61,7 @@ class Api:
         path, _, query = target.decode("latin-1").partition("?")
         view = self._views.get(path)
         if view is None and not path.startswith("/v1/services/"):
-            return _no_such_path()
+            return no_such_path(PATHS)
         if request.method not in (b"GET", b"HEAD"):
             return HttpResponse(405, [(b"Allow", b"GET, HEAD"), (b"Content-Type", b"text/plain")], b"read-only\n")
         if view is None:
@@ -78,36 +80,19 @@ class Api:
     # --- views ------------------------------------------------------------------------------------------------------------
 
     async def _services(self, _: Query) -> HttpResponse:
-        return _as_json(views.services(await self._mesh.picture()))
+        return as_json(views.services(await self._mesh.picture()))
 
     async def _service(self, name: str) -> HttpResponse:
         found = (await self._mesh.picture()).services.get(name)
         if found is None:
             raise refuse(Code.UNKNOWN_SERVICE, f"{name[:60]!r} was never registered")
-        return _as_json({**views.service(found), "instances": [views.instance(i) for i in found.instances]})
+        return as_json({**views.service(found), "instances": [views.instance(i) for i in found.instances]})
 
     async def _instances(self, query: Query) -> HttpResponse:
-        return _as_json(views.instances(await self._mesh.picture(), query.get("service")))
+        return as_json(views.instances(await self._mesh.picture(), query.get("service")))
 
     async def _queues(self, query: Query) -> HttpResponse:
-        return _as_json(await self._mesh.queues(query.get("all") == "true"))
+        return as_json(await self._mesh.queues(query.get("all") == "true"))
 
     async def _status(self, _: Query) -> HttpResponse:
-        return _as_json({**self._about(), **self._mesh.status()})
-
-
-def _as_json(body: object) -> HttpResponse:
-    return HttpResponse(
-        200, [(b"Content-Type", b"application/json")], json.dumps(body, ensure_ascii=False).encode() + b"\n"
-    )
-
-
-def _no_such_path() -> HttpResponse:
-    """Not an error of the table, which is about the mesh."""
-    body = {
-        "type": "about:blank",
-        "title": "No such path",
-        "status": 404,
-        "detail": "here are /v1/services, /v1/instances, /v1/queues, /v1/status and /v1/call/<address>/<path>",
-    }
-    return HttpResponse(404, [(b"Content-Type", b"application/problem+json")], json.dumps(body).encode())
+        return as_json({**self._about(), **self._mesh.status()})

@@ -1,10 +1,10 @@
 """The sidecar's own API on port 3600, besides calls: who is there, and who this is (INTERFACE part 6)."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from meshq.core import views
+from meshq.core.answers import as_json, no_such_path
 from meshq.core.errors import Code, Problem
 from meshq.core.http import HttpResponse
 from meshq.core.instances import Snapshot
@@ -23,7 +23,7 @@ class Api:
     def handle(self, exchange: Exchange, target: bytes) -> None:
         path = target.partition(b"?")[0]
         if path != b"/v1/self" and path != SERVICES and not path.startswith(SERVICES + b"/"):
-            exchange.respond(_no_such_path())
+            exchange.respond(no_such_path("the API is under /v1/; calls go to /v1/call/<service>[@<selector>]/<path>"))
         elif exchange.request.method not in (b"GET", b"HEAD"):
             exchange.respond(
                 HttpResponse(405, [(b"Allow", b"GET, HEAD"), (b"Content-Type", b"text/plain")], b"read-only\n")
@@ -46,20 +46,3 @@ class Api:
         response.headers.append((b"Meshq-Index", b"%d" % picture.revision))
         response.headers.append((b"Meshq-Stale", b"true" if picture.stale else b"false"))
         return response
-
-
-def as_json(body: object) -> HttpResponse:
-    return HttpResponse(
-        200, [(b"Content-Type", b"application/json")], json.dumps(body, ensure_ascii=False).encode() + b"\n"
-    )
-
-
-def _no_such_path() -> HttpResponse:
-    """Not an error of the table, which is about the mesh."""
-    body = {
-        "type": "about:blank",
-        "title": "No such path",
-        "status": 404,
-        "detail": "the API is under /v1/; calls go to /v1/call/<service>[@<selector>]/<path>",
-    }
-    return HttpResponse(404, [(b"Content-Type", b"application/problem+json")], json.dumps(body).encode())
