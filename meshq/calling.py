@@ -251,9 +251,7 @@ class Caller:
     def _give_up(self, message_id: str) -> None:
         waiting = self._take(message_id)
         if waiting is not None:
-            self._metrics.call_answered(
-                waiting.call.address.service, "hung-up", self._clock.monotonic() - waiting.since
-            )
+            self._count(waiting.call, "hung-up", waiting.since)
 
     def _request(self, call: Call, message_id: str, selector: str, deadline_ms: int, left_ms: int) -> Request:
         headers = call.headers
@@ -385,17 +383,20 @@ class Caller:
     def _refuse(self, call: Call, message_id: str, problem: Problem, done: Done, since: float) -> Callable[[], None]:
         response = problem.as_response()
         response.headers.append((b"Meshq-Message-Id", message_id.encode()))
-        self._metrics.call_answered(call.address.service, problem.code.value, self._clock.monotonic() - since)
+        self._count(call, problem.code.value, since)
         done(response)
         return _nothing
 
     def _answer(self, waiting: _Waiting, response: HttpResponse) -> None:
         response.headers.append((b"Meshq-Message-Id", waiting.request.id.encode()))
         error = next((v.decode() for n, v in response.headers if n == b"Meshq-Error"), "")
-        self._metrics.call_answered(
-            waiting.call.address.service, error or str(response.status), self._clock.monotonic() - waiting.since
-        )
+        self._count(waiting.call, error or str(response.status), waiting.since)
         waiting.done(response)
+
+    def _count(self, call: Call, code: str, since: float) -> None:
+        # A name that the registry does not know is what a caller made up.
+        service = call.address.service if call.address.service in self._picture().services else "unknown"
+        self._metrics.call_answered(service, call.route, code, self._clock.monotonic() - since)
 
     # --- deadlines: one timer for all -------------------------------------------------------------------------------------
 

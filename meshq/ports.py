@@ -271,10 +271,11 @@ class Metrics(Protocol):
     """Figures of one sidecar. Names are of meshq.adapters.metrics; a label never holds what a caller made up."""
 
     def count(self, event: str) -> None:
-        """One more of something that should be rare: `late_reply`, `unroutable`, `undecodable`, ..."""
+        """One more of something that should be rare; the names are those of meshq.adapters.metrics.EVENTS, a reason may follow
+        a colon: `late_reply`, `given_back:selector`."""
 
-    def call_answered(self, service: str, code: str, seconds: float) -> None:
-        """A waited call of this app had its answer; `code` is a status, an error code of the mesh, or `hung-up`."""
+    def call_answered(self, service: str, route: str, code: str, seconds: float) -> None:
+        """A waited call of this app had its answer; `route` is by which way it came in, `code` is a status, an error code of the mesh, or `hung-up`."""
 
     def handled(self, topic: str, code: str, seconds: float) -> None:
         """This app handled a message; `code` is its status or a Failure's name, `seconds` the app's own time."""

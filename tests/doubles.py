@@ -21,7 +21,7 @@ class Counted:
     def count(self, event: str) -> None:
         self.events[event] += 1
 
-    def call_answered(self, service: str, code: str, seconds: float) -> None:
+    def call_answered(self, service: str, route: str, code: str, seconds: float) -> None:
         assert seconds >= 0
         self.answered[service, code] += 1
 

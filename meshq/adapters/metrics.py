@@ -14,50 +14,53 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 EVENTS = {
-    "late_reply": "Replies that came after their call was answered or given up",
-    "forged_reply": "Replies dropped because another service's broker user sent them",
-    "reply_dropped": "Replies dropped because the broker took none for too long",
-    "undecodable": "Messages that could not be read where no dead letters are kept",
-    "unroutable": "Calls that no queue took",
-    "asked_again": "Calls sent again after a lost connection",
-    "expired": "Messages not started because their deadline had passed",
-    "given_back_not-ready": "Messages given back because the app did not take them",
-    "given_back_selector": "Messages given back because this version is outside their selector",
-    "given_back_repeat": "Messages given back for another attempt",
+    "late_reply": ("late_replies", "Replies that came after their call was answered or given up"),
+    "forged_reply": ("forged_replies", "Replies dropped because another service's broker user sent them"),
+    "reply_dropped": ("dropped_replies", "Replies dropped because the broker took none for too long"),
+    "undecodable": ("undecodable_replies", "Replies that could not be read"),
+    "unroutable": ("unroutable", "Calls that no queue took"),
+    "asked_again": ("asked_again", "Calls sent again after a lost connection"),
+    "expired": ("expired", "Messages not started because their deadline had passed"),
+    "redelivered": ("redelivered", "Messages that came again, after whoever had them was lost"),
+    "given_back": ("given_back", "Messages given back: not-ready, selector, or repeat for another attempt"),
+    "dead_lettered": ("dead_lettered", "Messages moved to the dead letters"),
+    "broker_lost": ("broker_reconnects", "Times that publishing to the broker broke off"),
 }
+"""Event -> its counter's name, without prefix and `_total`, and what it counts."""
+WITH_REASON = frozenset({"given_back", "dead_lettered"})
 
 
 class _Requests(Collector):
-    """`<name>_requests_total{<subject>,code}` and `<name>_request_seconds{<subject>}`."""
+    """`<name>_requests_total{<labels>}` and `<name>_request_seconds{<first label>}`."""
 
-    def __init__(self, name: str, subject: str, counted: str, timed: str) -> None:
+    def __init__(self, name: str, labels: tuple[str, ...], counted: str, timed: str) -> None:
         self._name = f"meshq_{name}"
-        self._subject = subject
+        self._labels = labels
         self._counted = counted
         self._timed = timed
-        self._counts: dict[tuple[str, str], int] = {}
+        self._counts: dict[tuple[str, ...], int] = {}
         self._times: dict[str, tuple[list[int], list[float]]] = {}
-        """subject -> (observations by bucket, [sum of seconds])"""
+        """first label -> (observations by bucket, [sum of seconds])"""
 
-    def observe(self, subject: str, code: str, seconds: float) -> None:
-        key = (subject, code)
-        self._counts[key] = self._counts.get(key, 0) + 1
-        times = self._times.get(subject)
+    def observe(self, labels: tuple[str, ...], seconds: float) -> None:
+        self._counts[labels] = self._counts.get(labels, 0) + 1
+        times = self._times.get(labels[0])
         if times is None:
-            times = self._times[subject] = ([0] * (len(SECONDS) + 1), [0.0])
+            times = self._times[labels[0]] = ([0] * (len(SECONDS) + 1), [0.0])
         times[0][bisect_left(SECONDS, seconds)] += 1
         times[1][0] += seconds
 
     def collect(self) -> Iterator[Metric]:
-        counter = CounterMetricFamily(f"{self._name}_requests", self._counted, labels=[self._subject, "code"])
+        counter = CounterMetricFamily(f"{self._name}_requests", self._counted, labels=self._labels)
         for labels, count in self._counts.items():
             counter.add_metric(labels, count)
-        histogram = HistogramMetricFamily(f"{self._name}_request_seconds", self._timed, labels=[self._subject])
+        histogram = HistogramMetricFamily(f"{self._name}_request_seconds", self._timed, labels=self._labels[:1])
         for subject, (buckets, total) in self._times.items():
             histogram.add_metric([subject], _cumulative(buckets), total[0])
         yield counter
@@ -66,7 +69,7 @@ class _Requests(Collector):
 
 def _cumulative(buckets: list[int]) -> list[tuple[str, float]]:
     seen, rows = 0, []
-    for bound, count in zip((*map(str, SECONDS), "+Inf"), buckets, strict=True):
+    for bound, count in zip((*map(floatToGoString, SECONDS), "+Inf"), buckets, strict=True):
         seen += count
         rows.append((bound, float(seen)))
     return rows
@@ -76,20 +79,32 @@ class PrometheusMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._calls = _Requests(
-            "outbound", "service", "Calls of this app that were answered", "From the app's request to its answer"
+            "outbound",
+            ("service", "route", "code"),
+            "Calls of this app that were answered",
+            "From the app's request to its answer",
         )
-        self._handled = _Requests("inbound", "topic", "Messages this app handled", "What the app took for a message")
+        self._handled = _Requests(
+            "inbound", ("topic", "code"), "Messages this app handled", "What the app took for a message"
+        )
         self.registry.register(self._calls)
         self.registry.register(self._handled)
-        self.call_answered = self._calls.observe
-        self.handled = self._handled.observe
-        described = "Things that should be rare: " + "; ".join(f"{event}: {text}" for event, text in EVENTS.items())
-        self._events = Counter("meshq_events", described, ["event"], registry=self.registry)
-        for event in EVENTS:
-            self._events.labels(event)
+        self._events = {event: self._counter(event) for event in EVENTS}
 
     def count(self, event: str) -> None:
-        self._events.labels(event).inc()
+        name, _, reason = event.partition(":")
+        counter = self._events[name]
+        (counter.labels(reason) if reason else counter).inc()
+
+    def call_answered(self, service: str, route: str, code: str, seconds: float) -> None:
+        self._calls.observe((service, route, code), seconds)
+
+    def handled(self, topic: str, code: str, seconds: float) -> None:
+        self._handled.observe((topic, code), seconds)
+
+    def _counter(self, event: str) -> Counter:
+        name, help = EVENTS[event]
+        return Counter(f"meshq_{name}", help, ["reason"] if event in WITH_REASON else [], registry=self.registry)
 
     def gauge(self, name: str, help: str, value: Callable[[], float]) -> None:
         """A figure that is asked for when somebody looks."""

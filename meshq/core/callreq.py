@@ -31,6 +31,8 @@ class Call(NamedTuple):
     deadline_ms: int | None
     """The caller's own absolute deadline, mesh time."""
     needs_trace: bool
+    route: str = ""
+    """By which way it came in: a label of metrics, never the path itself."""
 
 
 class PathAddress(NamedTuple):
@@ -74,7 +76,12 @@ def address_of(text: str) -> Address:
 
 
 def read_call(
-    request: HttpRequest, address: Address, target: bytes, host: bytes | None, carried: Carried | None = None
+    request: HttpRequest,
+    address: Address,
+    target: bytes,
+    host: bytes | None,
+    carried: Carried | None = None,
+    route: str = "",
 ) -> Call:
     """`carried` is what `carry` made of the request's fields, where that was done before. `host` replaces the caller's Host field (the path way); None leaves it. Raises Refused with `bad-header`."""
     if len(request.method) > MAX_METHOD:
@@ -91,7 +98,15 @@ def read_call(
     if needs_trace and trace is not None:
         headers = [field for field in headers if field[0].lower() not in (b"traceparent", b"tracestate")]
     return Call(
-        address, request.method.decode("ascii"), target, headers, request.body, timeout_ms, deadline_ms, needs_trace
+        address,
+        request.method.decode("ascii"),
+        target,
+        headers,
+        request.body,
+        timeout_ms,
+        deadline_ms,
+        needs_trace,
+        route,
     )
 
 

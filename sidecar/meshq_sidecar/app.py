@@ -15,7 +15,7 @@ from meshq.adapters.metrics import CONTENT_TYPE, PrometheusMetrics
 from meshq.calling import Caller
 from meshq.core import names, topology
 from meshq.core.instances import Instance, Load, State
-from meshq.ports import Broker, Clock, HttpHandler, Registry
+from meshq.ports import Broker, BrokerState, Clock, HttpHandler, Registry
 from meshq.settings import NOT_YET, Settings
 from meshq.tasks import Tasks
 from meshq_sidecar.admin import Admin
@@ -85,6 +85,8 @@ class Sidecar:
         self._admin_server = Server(HttpLimits(max_body=1))
         self._tasks = Tasks()
         self._draining = False
+        self._was_publishing = False
+        broker.on_state(self._count_reconnects)
         self._gauges()
 
     async def start(self) -> None:
@@ -231,6 +233,11 @@ class Sidecar:
             "meshq": __version__,
         }
 
+    def _count_reconnects(self, state: BrokerState) -> None:
+        if self._was_publishing and not state.publishing:
+            self._metrics.count("broker_lost")
+        self._was_publishing = state.publishing
+
     def _gauges(self) -> None:
         gauge = self._metrics.gauge
         gauge("outbound_in_flight", "Calls of this app that wait for their answer", lambda: len(self.caller))
@@ -238,6 +245,7 @@ class Sidecar:
         gauge("app_ready", "Whether the app is ready", lambda: float(self.health.well or not self._topics))
         gauge("broker_publishing", "Whether messages can be published", lambda: float(self._broker.state.publishing))
         gauge("broker_consuming", "Whether messages can be consumed", lambda: float(self._broker.state.consuming))
+        gauge("consumers", "Queues consumed", lambda: len(self._topics) if self.inbound.consuming else 0)
         gauge("registry_instances", "Instances in the picture", lambda: self.membership.picture.instance_count)
         gauge("registry_stale", "Whether the picture may be old", lambda: float(bool(self.membership.fault)))
         self._metrics.info(

@@ -186,8 +186,10 @@ class Inbound:
         return requests
 
     def _take(self, job: _Job) -> None:
-        if job.delivery.redelivered and self._came_before(job):
-            return
+        if job.delivery.redelivered:
+            self._metrics.count("redelivered")
+            if self._came_before(job):
+                return
         if len(self._running) < self._limits.concurrency and not self._waiting:
             self._begin(job)
         else:
@@ -320,7 +322,7 @@ class Inbound:
         request = back.request
         waited_ms = int((self._clock.monotonic() - job.received) * 1000)
         left_ms = time_left_ms(request, self._clock.mesh_ms(), self._clock.synchronised, waited_ms)
-        self._metrics.count(f"given_back_{back.reason.value}")
+        self._metrics.count(f"given_back:{back.reason.value}")
         if not job.delivery.live:
             self._let_it_go(job)
             return
@@ -346,7 +348,7 @@ class Inbound:
     def _dead(self, topic: str, delivery: Delivery, reason: str, detail: str) -> None:
         """Publish it with the reason to the dead letters, then acknowledge it; if that fails, later again."""
         logger.error("a message in %s is dead: %s", delivery.queue, detail)
-        self._metrics.count(f"dead_{reason}")
+        self._metrics.count(f"dead_lettered:{reason}")
         queue = topology.dead_queue(topic)
         ident = delivery.message_id if is_id(delivery.message_id) else "unknown"
         letter = DeadLetter(

@@ -1,7 +1,6 @@
 """The app's calls out: steps 2 to 6 of DESIGN part 3. Four ways in, one behaviour behind them (INTERFACE part 3)."""
 
 from collections.abc import Callable, Mapping
-from enum import Enum
 from functools import lru_cache
 from hmac import compare_digest
 from urllib.parse import urlsplit
@@ -20,10 +19,10 @@ Forward = Callable[[Exchange, str, int, bytes], None]
 """Answers from a host outside the mesh: host, port, origin-form target."""
 
 
-class Way(Enum):
-    """How a request came in; the `way` label of metrics."""
+class Route:
+    """By which way a request came in, as metrics call it."""
 
-    PATH = "path"
+    PATH = "/v1/call/{address}/{path}"
     HOST = "host"
     PROXY = "proxy"
     PORT = "port"
@@ -71,7 +70,7 @@ class Outbound:
                 target = request.target
                 if not target.startswith(b"/") and target != b"*":
                     target = _origin_form(target)
-                self._call(exchange, carry(request.headers), address, target, None)
+                self._call(exchange, carry(request.headers), address, target, None, Route.PORT)
             except Refused as refused:
                 exchange.respond(refused.problem.as_response())
 
@@ -93,7 +92,7 @@ class Outbound:
         host = carried.noted.get(b"host") or b"localhost"
         whose = self._read_host(host.decode("latin-1"), self._domain)
         if isinstance(whose, Address):
-            self._call(exchange, carried, whose, target, None)
+            self._call(exchange, carried, whose, target, None, Route.HOST)
         elif whose is Whose.LOCAL:
             self._local(exchange, carried, target)
         else:
@@ -116,7 +115,7 @@ class Outbound:
             return
         whose = self._read_host(url.netloc, self._domain)
         if isinstance(whose, Address):
-            self._call(exchange, carried, whose, _origin_form(target), None)
+            self._call(exchange, carried, whose, _origin_form(target), None, Route.PROXY)
         elif whose is Whose.LOCAL:
             self._local(exchange, carried, _origin_form(target))
         else:
@@ -129,12 +128,14 @@ class Outbound:
         if target.startswith(PATH_PREFIX):
             address, path = split_path(target)
             host = f"{address.service}.{self._domain}".encode()
-            self._call(exchange, carried, address, path, host)
+            self._call(exchange, carried, address, path, host, Route.PATH)
         else:
             self._api(exchange, target)
 
-    def _call(self, exchange: Exchange, carried: Carried, address: Address, target: bytes, host: bytes | None) -> None:
-        call = read_call(exchange.request, address, target, host, carried)
+    def _call(
+        self, exchange: Exchange, carried: Carried, address: Address, target: bytes, host: bytes | None, route: str
+    ) -> None:
+        call = read_call(exchange.request, address, target, host, carried, route)
         exchange.on_hangup(self._caller.call(call, exchange.respond))
 
     def _check_caller(self, carried: Carried) -> None:

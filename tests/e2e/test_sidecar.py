@@ -201,7 +201,7 @@ def test_after_its_deadline_a_message_is_not_started(world: World) -> None:
         assert late.code == "deadline"
         single.app.release("first")
         assert first.result().status == 200
-    single.sidecar.wait(lambda: single.sidecar.metric("events_total", event="expired") == 1, "the expired call dropped")
+    single.sidecar.wait(lambda: single.sidecar.metric("expired_total") == 1, "the expired call dropped")
     assert world.shop.call("single@1", "/next").status == 200
     assert single.app.handled("/too-late") == []
     assert world.old.app.handled("/past") == []

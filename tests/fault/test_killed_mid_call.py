@@ -90,9 +90,9 @@ def test_a_killed_caller_is_forgotten_and_its_late_answer_counted(cluster_of_pod
         shop.wait(lambda: shop.metric("outbound_requests_total", code="hung-up") == 1, "the call given up")
         calls.wait_for_more(20)
     assert shop.metric("outbound_in_flight") == 0
-    assert shop.metric("events_total", event="late_reply") == 0
+    assert shop.metric("late_replies_total") == 0
     holding.app.release("x")
-    shop.wait(lambda: shop.metric("events_total", event="late_reply") == 1, "the late reply counted")
+    shop.wait(lambda: shop.metric("late_replies_total") == 1, "the late reply counted")
     calls.assert_well()
 
 

@@ -509,3 +509,12 @@ def test_more_than_the_broker_takes() -> None:
         assert (code(response), len(world.caller)) == ("overloaded", 0)
 
     run(test)
+
+
+def test_a_service_that_nobody_knows_is_no_label_of_a_metric() -> None:
+    async def test(world: World) -> None:
+        world.ask(call("made-up-7"))
+        assert code(await world.answer()) == "unknown-service"
+        assert world.metrics.answered == {("unknown", "unknown-service"): 1}
+
+    run(test)

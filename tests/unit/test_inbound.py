@@ -332,7 +332,7 @@ def test_outside_the_selector_it_goes_back_three_times() -> None:
         fault = await world.reply()
         assert isinstance(fault, Fault)
         assert fault.code is Code.NO_SUCH_VERSION
-        assert world.metrics.events["given_back_selector"] == 3
+        assert world.metrics.events["given_back:selector"] == 3
         assert not world.app.asked
 
     run(test)
@@ -360,7 +360,7 @@ def test_an_app_that_refuses_burns_no_attempt_and_is_told_of() -> None:
         await world.asked(8)
         world.app.asked[-1].ok()
         assert isinstance(await world.reply(), Response)
-        assert world.metrics.events["given_back_not-ready"] == 7
+        assert world.metrics.events["given_back:not-ready"] == 7
 
     run(test)
 
@@ -456,7 +456,7 @@ def test_what_cannot_be_read_is_dead_with_the_reason(body: bytes, ident: str, le
         assert detail in letter.detail
         assert (letter.at_ms, letter.instance) == (world.clock.mesh_ms(), "orders/2.1.0/i-1")
         assert await world.ready() == (0, 0)
-        assert world.metrics.events["dead_undecodable"] == 1
+        assert world.metrics.events["dead_lettered:undecodable"] == 1
 
     run(test)
 
