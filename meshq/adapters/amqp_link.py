@@ -9,6 +9,7 @@ import logging
 import random
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pika
 
@@ -19,6 +20,7 @@ from meshq.adapters.amqp_url import AmqpUrl, explain
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 5.0
+GOODBYE_TIMEOUT = 3.0
 HEARTBEAT = 10
 """Seconds. A broker that says nothing for two of these is taken for dead (a node that is cut off or stopped sends no reset).
 RabbitMQ's guide calls 5 to 20 s optimal for most; below 5 s false alarms are likely."""
@@ -42,15 +44,18 @@ class Link:
         self._next = random.randrange(len(url.hosts))
         self.tried = asyncio.Event()
         """Set once a connection is there, or every host was tried in vain."""
-        self._closing = False
+        self._stop = asyncio.Event()
+        self._idle = asyncio.Event()
+        """There is no connection, nor an attempt at one."""
+        self._idle.set()
 
     async def run(self) -> None:
         failures = 0
-        while not self._closing:
+        while not self._stop.is_set():
             host, port = self._url.hosts[self._next % len(self._url.hosts)]
             self._next += 1
             error = await self._connect_and_run(host, port)
-            if self._closing:
+            if self._stop.is_set():
                 return
             failures = (
                 failures + 1 if self.fault else 1
@@ -61,26 +66,26 @@ class Link:
             if passes:
                 self.tried.set()
             backoff = FIRST_BACKOFF if rest else min(FIRST_BACKOFF * 2**passes, MOST_BACKOFF)
-            await asyncio.sleep(backoff * random.uniform(0.5, 1.5))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff * random.uniform(0.5, 1.5)):
+                    await self._stop.wait()
 
     async def close(self, timeout: float) -> None:
-        """Say goodbye to the broker, at most `timeout` seconds long."""
-        self._closing = True
+        """Say goodbye to the broker, at most `timeout` seconds long. An attempt to connect that is under way ends first: no
+        connection is left behind that nobody knows of."""
+        self._stop.set()
         self.fault = "closed"
-        connection = self.connection
-        if connection is None or not connection.is_open:
-            return
-        closed = asyncio.Event()
-        connection.add_on_close_callback(lambda *_: closed.set())
-        connection.close()
+        if self.connection is not None and self.connection.is_open:
+            self.connection.close()
         try:
             async with asyncio.timeout(timeout):
-                await closed.wait()
+                await self._idle.wait()
         except TimeoutError:
             logger.warning("%s: the broker did not answer the goodbye in %.0f s", self._name, timeout)
+            self.cut()
 
     def cut(self) -> None:
-        """Drop the connection as if the network had (for tests of what happens then)."""
+        """Drop the connection as if the network had."""
         if self.connection is not None and self.connection._transport is not None:
             self.connection._transport.abort()
 
@@ -88,24 +93,41 @@ class Link:
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[None] = loop.create_future()
         closed: asyncio.Future[BaseException] = loop.create_future()
+
+        def on_closed(error: BaseException) -> None:
+            self._idle.set()
+            if not closed.done():
+                closed.set_result(error)
+
+        self._idle.clear()
         connection = FastConnection(
-            self._parameters(host, port),
-            on_open=lambda: opened.set_result(None),
-            on_closed=lambda error: None if closed.done() else closed.set_result(error),
+            self._parameters(host, port), on_open=lambda: opened.set_result(None), on_closed=on_closed
         )
         await asyncio.wait((opened, closed), return_when=asyncio.FIRST_COMPLETED)
         if not opened.done():
             return closed.result()
         self.connection = connection
         try:
-            return await self._run_session(connection, closed)
+            error = await self._run_session(connection, closed)
+            await self._end(connection, closed)
+            return error
         finally:
             self.connection = None
+
+    async def _end(self, connection: FastConnection, closed: "asyncio.Future[BaseException]") -> None:
+        """Close it if the session ended before it, so that there is never more than one."""
+        if connection.is_open:
+            connection.close()
+        _, open_still = await asyncio.wait((closed,), timeout=GOODBYE_TIMEOUT)
+        if open_still:
+            self.cut()
 
     async def _run_session(self, connection: FastConnection, closed: "asyncio.Future[BaseException]") -> BaseException:
         async def session() -> None:
             await self._session(connection)
 
+        if self._stop.is_set():
+            return ConnectionError("closed")
         running = asyncio.ensure_future(session())
         try:
             await asyncio.wait((running, closed), return_when=asyncio.FIRST_COMPLETED)
@@ -113,8 +135,6 @@ class Link:
                 error = running.exception() or ConnectionError("the session ended")
                 if not isinstance(error, ChannelLost | TimeoutError | ConnectionError):
                     logger.error("%s: the session failed", self._name, exc_info=error)
-                if connection.is_open:
-                    connection.close()
                 return error
             return closed.result()
         finally:
