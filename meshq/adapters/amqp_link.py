@@ -57,9 +57,7 @@ class Link:
             error = await self._connect_and_run(host, port)
             if self._stop.is_set():
                 return
-            failures = (
-                failures + 1 if self.fault else 1
-            )  # `up` clears the fault: then this is the first of a new series
+            failures = failures + 1 if self.fault else 1  # `up` clears the fault: this is the first of a new series
             self._say(explain(error, self._url, host, port))
             # Each pass over the hosts is quick, since one of them may be up; the passes get further apart.
             passes, rest = divmod(failures, len(self._url.hosts))
