@@ -199,6 +199,7 @@ class Publisher:
         size = len(publication.body)
         self._window[self._tag] = _Unconfirmed(publication.message_id, size, done, self._clock.monotonic())
         self._window_bytes += size
+        self._empty.clear()
 
     def _on_call(self, publication: Publication, sent: float, fate: Published) -> None:
         if fate is Published.UNROUTABLE:
