@@ -13,7 +13,7 @@ from meshq.adapters.amqp_channel import Channel, ChannelLost
 from meshq.adapters.amqp_connection import FastConnection
 from meshq.core.topology import CALLS, Binding, ExchangeSpec, Queue, Topology
 
-NOT_FOUND, ACCESS_REFUSED, RESOURCE_LOCKED, PRECONDITION_FAILED = 404, 403, 405, 406
+NOT_FOUND, ACCESS_REFUSED = 404, 403
 
 Rights = Mapping[str, str]
 """Name of a queue or exchange -> the right (configure, write or read) that an operation needs on it."""

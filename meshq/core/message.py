@@ -57,7 +57,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from meshq.core.errors import TABLE, Code, Problem
-from meshq.core.http import Headers, HttpResponse
+from meshq.core.http import Headers
 
 CONTENT_TYPE = "application/vnd.meshq.v1+msgpack"
 WIRE_VERSION = 1
@@ -109,9 +109,6 @@ class Response(NamedTuple):
     body: bytes
     served_by: str
     attempt: int = 1
-
-    def as_http(self) -> HttpResponse:
-        return HttpResponse(self.status, self.headers, self.body)
 
 
 class Fault(NamedTuple):

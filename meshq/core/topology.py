@@ -74,10 +74,6 @@ def call_queue(topic: str) -> str:
     return f"meshq.{topic}.call"
 
 
-def work_queue(topic: str) -> str:
-    return f"meshq.{topic}.work"
-
-
 def dead_queue(topic: str) -> str:
     return f"meshq.{topic}.dead"
 

@@ -69,7 +69,7 @@ class Limits(NamedTuple):
 
     @property
     def prefetch(self) -> int:
-        """Concurrency, and about what the app handles in the time that more takes to come; 2,000 is the broker's own most."""
+        """Messages fetched at once: what is at the app, and what it takes up while more is on its way."""
         return min(500, 4 * self.concurrency)
 
 

@@ -16,7 +16,6 @@ from meshq.core.message import (
     DecodeError,
     Fault,
     Request,
-    Response,
     decode,
     encode,
     is_id,
@@ -83,9 +82,7 @@ def test_ids() -> None:
     assert not any(map(is_id, ["", "a" * 65, "a b", "a/b", "é", "a\n"]))
 
 
-def test_an_answer_becomes_a_response_or_a_problem() -> None:
-    response = Response("m1", 201, [(b"A", b"b")], b"body", "s/1.0.0/i").as_http()
-    assert (response.status, response.headers, response.body) == (201, [(b"A", b"b")], b"body")
+def test_a_fault_becomes_a_problem() -> None:
     assert Fault("m1", Code.DEADLINE, "late", True).as_problem() == Problem(Code.DEADLINE, "late", True)
 
 
