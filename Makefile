@@ -12,7 +12,7 @@ pytest := $(bin)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test unit contract e2e fault check lint format bench lock definitions clean need-node need-servers
+.PHONY: help demo test unit contract e2e fault chaos check lint format bench lock definitions clean need-node need-servers
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -21,6 +21,9 @@ help:  ## this list
 
 demo: $(ready) need-node  ## a small shop on the embedded broker, with calls to watch; Ctrl-C ends it, FOR=20s does too
 	@exec $(bin)/meshq dev examples/shop/mesh.yaml $(if $(FOR),--for $(FOR))
+
+chaos: $(ready) need-servers  ## random faults under load for SECONDS=600, drawn from SEED=...
+	@CHAOS_SECONDS=$(or $(SECONDS),600) CHAOS_SEED=$(SEED) $(pytest) -s tests/fault/test_chaos.py $(ARGS)
 
 bench: $(ready)  ## the benchmarks (beside its peers where ../shared/bench is)
 	@$(bin)/python -m tests.bench $(if $(wildcard ../shared/bench),--peers ../shared/bench) $(ARGS)

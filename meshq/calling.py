@@ -7,23 +7,24 @@ exactly one answer; whatever comes for it after that is counted and dropped.
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from meshq.calling_expected import Expected
 from meshq.core import topology
-from meshq.core.callreq import Call
+from meshq.core.callreq import Call, traced
 from meshq.core.calls import Full, PendingCalls
 from meshq.core.delivery import safe_to_repeat
 from meshq.core.errors import Code, Problem
-from meshq.core.headers import carry_response, root_traceparent
 from meshq.core.http import HttpResponse
 from meshq.core.instances import Snapshot
 from meshq.core.message import DecodeError, Fault, Message, Request, Response, decode, encode_request
+from meshq.core.outcomes import as_response
 from meshq.core.packing import groups, room_for_calls
-from meshq.core.routing import Route, route, unroutable
-from meshq.core.selectors import Address
+from meshq.core.queue_names import delay_destination
+from meshq.core.routing import Routes, unroutable
 from meshq.ports import Broker, Clock, Delivery, Metrics, Publication
+from meshq.randomness import Randomness
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +39,17 @@ SHARE_PER_SERVICE = 0.5
 DENIED_FOR = 5.0
 """Seconds in which a topic that the broker refuses us is not tried again: each refusal costs the channel that others use."""
 
-MAX_ROUTES = 10_000
-
 Done = Callable[[HttpResponse], None]
+Backlog = Callable[[str, str], Problem | None]
+"""Service and queue -> what to refuse a message with because more than enough wait there."""
 
 
 class _Waiting(NamedTuple):
     call: Call
     request: Request
     topic: str
+    key: str
+    """Routing key."""
     done: Done
     since: float
 
@@ -62,12 +65,14 @@ class Caller:
         picture: Callable[[], Snapshot],
         service: str,
         instance: str,
+        backlog: Backlog = lambda service, queue: None,
     ) -> None:
         self._broker = broker
         self._clock = clock
         self._metrics = metrics
         self._picture = picture
         self._service = service
+        self._backlog = backlog
         self._pending: PendingCalls[_Waiting] = PendingCalls(MAX_PENDING, MAX_PENDING_BYTES)
         self._by_service: dict[str, int] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -75,13 +80,13 @@ class Caller:
         self._ask_again: set[str] = set()
         self._unsent: dict[str, None] = {}
         """Held until there is a connection, in order."""
-        self._denied: dict[str, tuple[float, Problem]] = {}
-        """Routing key, "" for all -> until when, and what is answered."""
+        self._denied: dict[tuple[str, str], tuple[float, Problem]] = {}
+        """Exchange and routing key, "" for all -> until when, and what is answered."""
         self._able = False
         self._lost_at = clock.monotonic()
-        self._random = b""
-        self._routed = picture()
-        self._routes: dict[Address, Route | Problem] = {}
+        self._fresh = Randomness()
+        self._routes = Routes()
+        self._roomy = picture()
         self._rooms: dict[str, int] = {}
         self._gathered: dict[tuple[str, int], list[_Waiting]] = {}
         """(topic, milliseconds left) -> calls of this turn of the event loop"""
@@ -89,34 +94,40 @@ class Caller:
         """Message id of a pack, which is its first call's -> the other calls in it"""
         # Where every service has a broker user of its own name, a reply proves who sent it.
         self._proves = broker.user == service
+        self._expected = Expected(clock)
+        self.expect = self._expected.expect
         broker.open_replies(service, instance, self)
         broker.on_state(lambda _: self._on_broker_state())
         self._on_broker_state()
 
     def __len__(self) -> int:
-        return len(self._pending)
+        """How many wait for an answer."""
+        return len(self._pending) + len(self._expected)
 
     def call(self, call: Call, done: Done) -> Callable[[], None]:
         """Send it; `done` is called exactly once, possibly before this returns. Returns a function to give up waiting, after
         which `done` is not called."""
         message_id = self._fresh(16).hex()
         now = self._clock.monotonic()
-        found = self._route(call.address)
-        if self._denied and not isinstance(found, Problem):
-            found = self._denial(found.topic, now) or found
+        found = self._routes.find(call.address, self._picture())
         if isinstance(found, Problem):
             return self._refuse(call, message_id, found, done, now)
+        key, queue = _place(found.topic, call.key)
+        problem = self.denial(topology.CALLS, key) or self._backlog(call.address.service, queue)
+        if problem is not None:
+            return self._refuse(call, message_id, problem, done, now)
         mesh_ms = self._clock.mesh_ms()
         left_ms = call.timeout_ms if call.deadline_ms is None else min(call.timeout_ms, call.deadline_ms - mesh_ms)
         if left_ms <= 0:
             problem = Problem(Code.DEADLINE, "the deadline had passed before the call was sent", retryable=False)
             return self._refuse(call, message_id, problem, done, now)
         request = self._request(call, message_id, found.selector, mesh_ms + left_ms, left_ms)
-        waiting = _Waiting(call, request, found.topic, done, now)
+        waiting = _Waiting(call, request, found.topic, key, done, now)
         full = self._open(message_id, now + left_ms / 1000, waiting)
         if full is not None:
             return self._refuse(call, message_id, full, done, now)
-        if self._able and left_ms == call.timeout_ms and self._room(found.topic) > 1:
+        plain = not call.key and call.priority is None and left_ms == call.timeout_ms
+        if plain and self._able and self._room(found.topic) > 1:
             self._gather(waiting)
         elif not self._send(waiting, left_ms) and not self._hold(message_id, now):
             self._take(message_id)
@@ -140,7 +151,8 @@ class Caller:
             waiting = self._take(ident)
             if waiting is not None:
                 self._metrics.count("unroutable")
-                self._answer(waiting, unroutable(waiting.call.address, self._picture()).as_response())
+                call = waiting.call
+                self._answer(waiting, unroutable(call.address, self._picture(), call.key).as_response())
 
     def on_replies_lost(self) -> None:
         """What was asked before this may have been done, and its answer cannot arrive: ask again where that is safe."""
@@ -162,14 +174,16 @@ class Caller:
             )
             self._answer(waiting, problem.as_response())
 
-    def on_refused(self, key: str, reason: str) -> None:
+    def on_refused(self, exchange: str, key: str, reason: str) -> None:
         now = self._clock.monotonic()
         problem = Problem(Code.DENIED, reason)
-        self._denied = {k: denial for k, denial in self._denied.items() if denial[0] > now}
-        self._denied[key] = (now + DENIED_FOR, problem)
+        self._denied = {place: denial for place, denial in self._denied.items() if denial[0] > now}
+        self._denied[exchange, _destination(key)] = (now + DENIED_FOR, problem)
+        if exchange != topology.CALLS:
+            return
         not_sent = self._not_sent()
         for message_id, waiting in self._pending.entries():
-            if message_id not in not_sent and key in ("", topology.call_key(waiting.topic)):
+            if message_id not in not_sent and key in ("", waiting.key):
                 self._take(message_id)
                 self._answer(waiting, problem.as_response())
 
@@ -182,6 +196,17 @@ class Caller:
             if ident not in not_sent and safe_to_repeat(waiting.request)
         )
 
+    def denial(self, exchange: str, key: str) -> Problem | None:
+        """Why nothing may be published to this exchange with this routing key, as far as is known now."""
+        if not self._denied:
+            return None
+        now = self._clock.monotonic()
+        for each in ("", _destination(key)):
+            until, problem = self._denied.get((exchange, each), (0.0, None))
+            if until > now:
+                return problem
+        return None
+
     # --- inside -----------------------------------------------------------------------------------------------------------
 
     def _on_message(self, message: Message, user_id: str) -> None:
@@ -189,34 +214,19 @@ class Caller:
             self._metrics.count("undecodable")
             return
         waiting = self._pending.get(message.id)
-        if waiting is None:
+        service = self._expected.service(message.id) if waiting is None else waiting.call.address.service
+        if not service:
             self._metrics.count("late_reply")
             return
-        if self._proves and user_id != waiting.call.address.service:
-            logger.warning("a reply to a call of %s came from the broker's user %r", waiting.call.address, user_id)
+        if self._proves and user_id != service:
+            logger.warning("a reply to a call of %s came from the broker's user %r", service, user_id)
             self._metrics.count("forged_reply")
             return
+        if waiting is None:
+            self._expected.tell(message)
+            return
         self._take(message.id)
-        self._answer(waiting, _as_response(message, waiting.request.method))
-
-    def _route(self, address: Address) -> Route | Problem:
-        """`route`, remembered for as long as the picture is the same one."""
-        picture = self._picture()
-        if picture is not self._routed:
-            self._routed, self._routes, self._rooms = picture, {}, {}
-        found = self._routes.get(address)
-        if found is None:
-            found = route(address, picture)
-            if len(self._routes) < MAX_ROUTES:
-                self._routes[address] = found
-        return found
-
-    def _denial(self, topic: str, now: float) -> Problem | None:
-        for key in ("", topology.call_key(topic)):
-            until, problem = self._denied.get(key, (0.0, None))
-            if until > now:
-                return problem
-        return None
+        self._answer(waiting, as_response(message, waiting.request.method))
 
     def _open(self, message_id: str, deadline: float, waiting: _Waiting) -> Problem | None:
         service = waiting.call.address.service
@@ -254,12 +264,11 @@ class Caller:
             self._count(waiting.call, "hung-up", waiting.since)
 
     def _request(self, call: Call, message_id: str, selector: str, deadline_ms: int, left_ms: int) -> Request:
-        headers = call.headers
-        if call.needs_trace:
-            headers = [*headers, (b"traceparent", root_traceparent(self._fresh(24)))]
+        headers = traced(call, self._fresh(24)) if call.needs_trace else call.headers
         return Request(
-            message_id, call.method, call.target, headers, call.body, self._service, selector, deadline_ms, left_ms
-        )
+            message_id, call.method, call.target, headers, call.body, self._service, selector, deadline_ms, left_ms,
+            key=call.key,
+        )  # fmt: skip
 
     def _send(self, waiting: _Waiting, left_ms: int) -> bool:
         return self._publish(waiting, encode_request(waiting.request), left_ms)
@@ -269,21 +278,25 @@ class Caller:
         return bool(reply_to) and self._broker.send(
             Publication(
                 topology.CALLS,
-                topology.call_key(first.topic),
+                first.key,
                 body,
                 first.request.id,
                 "call",
                 reply_to,
                 max(1, left_ms),
+                first.call.priority,
             )
         )
 
     # --- calls of one moment to one topic go together -----------------------------------------------------------------------
 
     def _room(self, topic: str) -> int:
+        picture = self._picture()
+        if picture is not self._roomy:
+            self._roomy, self._rooms = picture, {}
         room = self._rooms.get(topic)
         if room is None:
-            room = self._rooms[topic] = room_for_calls(topic, self._routed)
+            room = self._rooms[topic] = room_for_calls(topic, picture)
         return room
 
     def _gather(self, waiting: _Waiting) -> None:
@@ -428,25 +441,18 @@ class Caller:
         ready = [i for i in service.instances if i.state.value == "ready"] if service is not None else []
         return waited if ready else f"{waited}: no instance of {waiting.call.address.service} is ready"
 
-    def _fresh(self, size: int) -> bytes:
-        """Random bytes, fetched from the system a page at a time: a system call each would cost more than the rest."""
-        if len(self._random) < size:
-            self._random = os.urandom(4096)
-        taken, self._random = self._random[:size], self._random[size:]
-        return taken
+
+def _place(topic: str, key: str) -> tuple[str, str]:
+    """Routing key and queue of a call."""
+    if not key:
+        return topology.call_key(topic), topology.call_queue(topic)
+    partition = topology.partition_of(key)
+    return topology.key_key(topic, partition), topology.key_queue(topic, partition)
 
 
-def _as_response(message: Response | Fault, method: str) -> HttpResponse:
-    if isinstance(message, Fault):
-        response = message.as_problem().as_response()
-    else:
-        # The other sidecar has done this; but whoever answers must not speak as the mesh, nor frame our response.
-        headers = carry_response(message.headers, keep_length=method == "HEAD" or message.status == 304)
-        response = HttpResponse(message.status, headers, message.body)
-        response.headers.append((b"Meshq-Attempt", b"%d" % message.attempt))
-    if message.served_by:
-        response.headers.append((b"Meshq-Served-By", message.served_by.encode()))
-    return response
+def _destination(key: str) -> str:
+    """What a right is for: of a delayed message, whatever its delay is, where it comes out."""
+    return delay_destination(key) or key
 
 
 def _length(waiting: _Waiting) -> int:

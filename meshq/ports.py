@@ -6,7 +6,7 @@ at once and reports through a callback, never through an awaitable: no task is m
 raise: an exception that escapes into a broker's or parser's callback can close a connection that others use.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
@@ -81,6 +81,20 @@ class Delivery(Protocol):
     def requeue(self) -> None: ...
 
 
+class Held:
+    """Messages taken off the head of a queue to be looked at: `ack` those that are to go; `release` gives back the rest, each to
+    its place."""
+
+    def __init__(self, deliveries: Sequence[Delivery], behind: int, release: Callable[[], Awaitable[None]]) -> None:
+        self.deliveries = deliveries
+        self.behind = behind
+        """Messages in the queue behind those."""
+        self._release = release
+
+    async def release(self) -> None:
+        await self._release()
+
+
 class Subscription(Protocol):
     def cancel(self) -> None:
         """Stop deliveries; what was delivered can still be settled. Idempotent."""
@@ -117,12 +131,24 @@ class ReplyHandler(Protocol):
     def on_replies_lost(self) -> None:
         """The reply queue is gone with its connection: no reply to what was sent before this can arrive."""
 
-    def on_refused(self, key: str, reason: str) -> None:
-        """The broker refuses what is sent to the exchange of calls with this routing key, or with any where it is "", because
-        a right is missing; `reason` is a sentence. Followed by `on_sends_lost`."""
+    def on_refused(self, exchange: str, key: str, reason: str) -> None:
+        """The broker refuses what is published to this exchange with this routing key, or with any where it is "", because a
+        right is missing; `reason` is a sentence. Followed by `on_sends_lost`."""
 
     def on_sends_lost(self) -> None:
         """The connection that sends went: what was given to `send` last may not have reached the broker."""
+
+
+class BrokerAway(Exception):
+    """The broker cannot be asked now; the message says why and what to do."""
+
+
+class Priorities(Enum):
+    """What the broker makes of a message's priority."""
+
+    STRICT = "strict"
+    TWO_LEVELS = "two levels"  # high ones are preferred two to one
+    IGNORED = "ignored"
 
 
 class Broker(Protocol):
@@ -155,8 +181,19 @@ class Broker(Protocol):
     def publish(self, publication: Publication, done: Callable[[Published], None]) -> None:
         """Publish durably; `done` is called exactly once, possibly before this returns."""
 
-    def subscribe(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Subscription:
-        """Consume `queue`, at most `prefetch` messages unsettled at once."""
+    async def withdraw(self, unwanted: Topology) -> None:
+        """Take out of the desired topology, and now off the broker: bindings are removed, and a queue is deleted if nothing is in
+        it and nobody consumes it. What cannot be done now is left."""
+
+    def subscribe(
+        self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None], *, offset: int | str | None = None
+    ) -> Subscription:
+        """Consume `queue`, at most `prefetch` messages unsettled at once. `offset` is for a log only: where to begin on every
+        new connection, the number of a message, "first", "next" or a time such as 2026-11-01T00:00:00Z; a delivery's own
+        number is `properties()["headers"]["x-stream-offset"]`."""
+
+    async def hold(self, queue: str, most: int) -> Held:
+        """Take at most `most` messages of `queue`, in order. Nothing is held of a queue that is not there. Raises BrokerAway."""
 
     def open_replies(self, service: str, instance: str, handler: ReplyHandler) -> None:
         """Ask for a reply queue of our own, new with each connection; its address is `reply_to`."""
@@ -165,8 +202,135 @@ class Broker(Protocol):
     def reply_to(self) -> str:
         """Where replies to us go now; "" while there is no such queue."""
 
+    @property
+    def priorities(self) -> Priorities | None:
+        """None before the first connection."""
+
     async def stats(self, queues: Sequence[str]) -> list[QueueStats]:
         """What the broker itself says of these queues, in their order; those that do not exist are left out."""
+
+
+# --- the spool ------------------------------------------------------------------------------------------------------------
+
+
+class Spooled(Enum):
+    """What became of a publication given to the spool."""
+
+    WRITTEN = "written"  # and synced: it survives the process and the machine's power
+    FULL = "full"  # MESHQ_SPOOL_LIMIT is reached
+    FAILED = "failed"  # the disk cannot be written
+
+
+class Spool(Protocol):
+    """Publications kept on this pod's disk until the broker has them, in order."""
+
+    def append(self, publication: Publication, done: Callable[[Spooled], None]) -> None:
+        """`done` is called exactly once, after the sync that made it durable."""
+
+    def take(self) -> "SpoolRecord | None":
+        """The oldest that was not taken yet; None where there is none."""
+
+    def remove(self, record: "SpoolRecord") -> None:
+        """It is the broker's now. Until this, it is taken again after a restart, and after `rewind`."""
+
+    def rewind(self) -> None:
+        """What was taken and not removed can be taken again, in its place."""
+
+    @property
+    def waiting(self) -> int:
+        """Publications written and not removed."""
+
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def fault(self) -> str:
+        """Why it cannot write, and what to do; "" when all is well."""
+
+    async def close(self) -> None:
+        """Sync what was appended."""
+
+
+class SpoolRecord(NamedTuple):
+    number: int
+    """Grows in the order of `append`."""
+    publication: Publication
+
+
+# --- the store ------------------------------------------------------------------------------------------------------------
+
+
+class StoreAway(Exception):
+    """The store did not answer in time."""
+
+
+class OnceState(Enum):
+    NEW = "new"  # ours to handle: `done` or `free` follows
+    RUNNING = "running"  # another delivery with this key is being handled
+    DONE = "done"
+    NOT_KEPT = "not kept"  # done, but its answer was too large or there was no room
+    REUSED = "reused"  # the key was used with another body
+
+
+class Once(NamedTuple):
+    """What is known of an idempotency key."""
+
+    state: OnceState
+    answer: bytes = b""
+    """DONE: an encoded Response."""
+    status: int = 0
+    """NOT_KEPT: of that answer."""
+
+
+class RequestRecord(NamedTuple):
+    """What is known of a durable call."""
+
+    result: bytes | None
+    """An encoded Response or Fault; None: not there yet."""
+    called: str
+    """The service it was sent to."""
+    expired: bool = False
+    """There was a result, and its time is over."""
+    status: int | None = None
+    """Of a result that was not kept because it was too large or there was no room; `result` is None then."""
+
+
+class Store(Protocol):
+    """What instances of a service must know together, beyond messages: idempotency keys, results of durable calls, who copies a
+    log. Every method but `open` and `close` may raise StoreAway."""
+
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
+
+    async def once(self, service: str, scope: str, digest: str, owner: str, lease: float) -> Once:
+        """Claim the key `scope` (of `service`, the called one) for `lease` seconds. `digest` is the body's. A claim whose lease
+        ran out can be claimed again; one that `owner` holds is NEW to it again."""
+
+    async def done(self, service: str, scope: str, owner: str, answer: bytes, status: int, window: float) -> None:
+        """Keep the answer for `window` seconds, if it is not too large. Nothing happens if `owner` has lost its claim."""
+
+    async def free(self, service: str, scope: str, owner: str) -> None:
+        """It was not handled: the next may."""
+
+    async def accepted(self, caller: str, called: str, ids: Sequence[str], keep: float) -> None:
+        """These durable calls are on their way; known for `keep` seconds unless a result comes."""
+
+    async def completed(self, caller: str, ident: str, called: str, result: bytes, status: int) -> None:
+        """Keep a result for an hour, and that there was one for a day (core/keeping.py). The first result of a request stays."""
+
+    async def request(self, caller: str, ident: str) -> RequestRecord | None:
+        """None: nobody knows of it."""
+
+    async def start(self, called: str, ids: Sequence[str]) -> list[bool]:
+        """These durable calls are about to start; False for one that was cancelled."""
+
+    async def cancel(self, called: str, ident: str) -> bool:
+        """True: it had not started and never will. False: it had."""
+
+    async def lead(self, name: str, owner: str, seconds: float) -> bool:
+        """Be, or stay, the one who does `name` for so long. False: another is."""
+
+    async def put_offset(self, name: str, offset: int) -> None: ...
+    async def offset(self, name: str) -> int | None: ...
 
 
 # --- the registry ---------------------------------------------------------------------------------------------------------

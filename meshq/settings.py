@@ -12,11 +12,14 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from meshq.core import names
+from meshq.core.delivery import Retry
+from meshq.core.events import EventAddress
 from meshq.core.names import Version
 from meshq.core.selectors import Address
+from meshq.core.subscriptions import Subscription
 
 EXIT_BAD_SETTINGS = 64
 
@@ -37,13 +40,6 @@ class BadSettings(Exception):
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__("; ".join(map(str, faults)))
         self.faults = faults
-
-
-class Retry(NamedTuple):
-    """Attempts in all, and the delays in seconds before the second, third, ...; the last repeats."""
-
-    attempts: int = 5
-    delays: tuple[float, ...] = (1.0, 5.0, 30.0, 120.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +68,16 @@ class Settings:
     passthrough: tuple[str, ...] = ()
     domain: str = "mesh"
     dns_capture: bool = False
-    subscribe: Any = None
+    subscribe: tuple[Subscription, ...] = ()
+    """Events that this app always wants. What it wants only at times it asks for itself, at /v1/subscriptions."""
     ordered: bool = False
     max_body: int = 4 * 2**20
     """At most 15 MiB: RabbitMQ 4 takes messages of 16 MiB, headers included."""
     retry: Retry = Retry()  # noqa: RUF009 - a NamedTuple: immutable
     instance: str = ""
     wait_for: tuple[str, ...] = ()
-    log_events: tuple[str, ...] = ()
+    log_events: tuple[EventAddress, ...] = ()
+    """What somebody replays; each keeps up to 1 GiB of the last 7 days on every node of the broker."""
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -100,7 +98,7 @@ class Settings:
         return tuple(sorted({self.service_version.major, *self.serves}))
 
 
-NOT_YET = ("host_ports", "dns_capture", "subscribe", "wait_for", "log_events", "spool_dir", "ordered")
+NOT_YET = ("host_ports", "dns_capture", "wait_for", "spool_dir", "ordered")
 """Settings whose part of the mesh is not built yet: taken and checked, and named in a warning at the start."""
 
 

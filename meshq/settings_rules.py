@@ -12,10 +12,14 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 from pydantic.alias_generators import to_camel
 
 from meshq.core import names
+from meshq.core.delivery import Retry
 from meshq.core.durations import parse_duration_ms, parse_size
+from meshq.core.events import EventAddress, parse_event
 from meshq.core.names import BadName, Version
 from meshq.core.selectors import Address, parse_address
-from meshq.settings import BadSettings, Fault, Retry, Settings
+from meshq.core.subscription_parsing import parse_list
+from meshq.core.subscriptions import Subscription
+from meshq.settings import BadSettings, Fault, Settings
 
 MAX_APP_TIMEOUT = 20 * 60.0
 """The broker takes a message back from a consumer after 30 min (RabbitMQ's consumer timeout); this leaves room to settle it."""
@@ -108,6 +112,22 @@ def _retry(value: Any) -> Any:
     return Retry(int(attempts), tuple(parse_duration_ms(d) / 1000 for d in delays) or Retry().delays)
 
 
+def _events(value: Any) -> Any:
+    items = _items(value)
+    if not isinstance(items, list | tuple):
+        raise ValueError("give events such as payments.settled,orders.placed@2")  # noqa: TRY004 - pydantic reports only ValueError
+    found: dict[EventAddress, None] = {}
+    faults: list[str] = []
+    for item in items:
+        try:
+            found[parse_event(str(item))] = None
+        except BadName as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError("; ".join(faults))
+    return tuple(found)
+
+
 def _one_of(schemes: tuple[str, ...], example: str) -> AfterValidator:
     def check(url: str) -> str:
         if url.rstrip("/") == "embedded:" or url == "embedded":
@@ -148,11 +168,12 @@ _RULES: dict[str, Any] = {
     "host_ports": Annotated[tuple[Port, ...], BeforeValidator(_items)],
     "passthrough": Items,
     "domain": Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")],
+    "subscribe": Annotated[tuple[Subscription, ...], BeforeValidator(parse_list)],
     "max_body": Annotated[Bytes, Field(le=15 * 2**20)],
     "retry": Annotated[Retry, BeforeValidator(_retry)],
     "instance": Annotated[str, AfterValidator(lambda text: names.clean_instance(text) if text else "")],
     "wait_for": Items,
-    "log_events": Items,
+    "log_events": Annotated[tuple[EventAddress, ...], BeforeValidator(_events)],
     "ack": Literal["confirm", "spool"],
     "spool_limit": Bytes,
     "drain_timeout": Annotated[Seconds, Field(gt=0)],

@@ -1,11 +1,12 @@
 // orders, version 2: the API of orders.py in another language, with three more fields in each order: currency,
-// unit_cents and placed_at. Callers of version 1 keep version 1; both run side by side.
+// unit_cents and placed_at. Callers of version 1 keep version 1; both run side by side, and both publish orders.placed.
 
 import { randomBytes } from "node:crypto";
 import { Problem, serve, text, whole } from "./serve.mjs";
 
 const VERSION = "2.0.0";
 const KEPT = 10_000;
+const PUBLISH_MS = 5_000;
 
 const orders = new Map(); // oldest first
 
@@ -39,7 +40,24 @@ function place(wish) {
   };
   orders.set(order.id, order);
   if (orders.size > KEPT) orders.delete(orders.keys().next().value);
+  publish("orders.placed", order);
   return { status: 201, body: order, headers: { Location: `/orders/${order.id}` } };
+}
+
+async function publish(event, order) {
+  const sidecar = process.env.MESHQ_URL; // without a mesh there is nobody to tell
+  if (!sidecar) return;
+  try {
+    const answer = await fetch(`${sidecar}/v1/publish/${event}`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "Ce-Id": order.id },
+      body: JSON.stringify(order),
+      signal: AbortSignal.timeout(PUBLISH_MS),
+    });
+    if (!answer.ok) throw new Error(await answer.text());
+  } catch (error) {
+    console.log(`${event} of ${order.id} was not published: ${error.message}`);
+  }
 }
 
 function newest(limit) {

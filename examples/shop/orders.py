@@ -4,16 +4,23 @@ POST /orders               {"customer", "item", "quantity", "unit_cents", "charg
 GET  /orders?limit=20      the newest first
 GET  /orders/<id>          one of them, or 404
 POST /orders/<id>/cancel   200, or 409 where it was cancelled before
+
+Whoever wants to know of new orders subscribes to the event `orders.placed`; who that is, orders does not know.
 """
 
+import json
+import os
 import secrets
 import threading
+import urllib.request
 from typing import Any
 
 from serve import Problem, Reply, Request, serve, text, whole
 
 VERSION = "1.4.2"
 KEPT = 10_000
+MESHQ_URL = os.environ.get("MESHQ_URL")  # the sidecar; without a mesh there is nobody to tell
+PUBLISH_SECONDS = 5
 
 orders: dict[str, dict[str, Any]] = {}  # oldest first
 lock = threading.Lock()
@@ -49,7 +56,20 @@ def place(wish: dict[str, Any]) -> Reply:
         orders[order_id] = order
         if len(orders) > KEPT:
             del orders[next(iter(orders))]
+    publish("orders.placed", order)
     return Reply(201, order, {"Location": f"/orders/{order_id}"})
+
+
+def publish(event: str, order: dict[str, Any]) -> None:
+    """An order that nobody could be told of is an order all the same."""
+    if MESHQ_URL is None:
+        return
+    headers = {"Content-Type": "application/json", "Ce-Id": order["id"]}
+    request = urllib.request.Request(f"{MESHQ_URL}/v1/publish/{event}", json.dumps(order).encode(), headers)
+    try:
+        urllib.request.urlopen(request, timeout=PUBLISH_SECONDS).close()
+    except OSError as error:
+        print(f"{event} of {order['id']} was not published: {error}", flush=True)
 
 
 def newest(limit: str) -> Reply:

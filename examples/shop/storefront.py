@@ -1,7 +1,9 @@
 """storefront: shows what there is and sells it, with the help of billing and orders.
 
-    GET  /       what is for sale
-    POST /buy    {"customer", "item", "quantity"} -> 201 with the order and its charge
+    GET  /             what is for sale
+    GET  /bestsellers  how many of each were ordered, by whatever way
+    POST /buy          {"customer", "item", "quantity"} -> 201 with the order and its charge
+    POST /on/placed    an order that was placed: the mesh brings it, as mesh.yaml says
 
 It knows two addresses, as any app would, and nothing of what lies behind them.
 """
@@ -9,6 +11,7 @@ It knows two addresses, as any app would, and nothing of what lies behind them.
 import http.client
 import json
 import os
+import threading
 import urllib.error
 import urllib.request
 import uuid
@@ -22,14 +25,24 @@ ORDERS_URL = os.environ.get("ORDERS_URL", "http://localhost:8082")
 TIMEOUT_SECONDS = 25
 
 UNIT_CENTS = {"tea": 450, "teapot": 3900, "samovar": 64000}
+KEPT = 10_000
+
+ordered = dict.fromkeys(UNIT_CENTS, 0)
+counted: dict[str, None] = {}  # ids of orders, oldest first: an event may come twice
+lock = threading.Lock()
 
 
 def handle(request: Request) -> Reply:
     match (request.method, *request.path):
         case ("GET",):
             return Reply(200, {"items": [{"item": i, "unit_cents": c} for i, c in UNIT_CENTS.items()]})
+        case ("GET", "bestsellers"):
+            with lock:
+                return Reply(200, {"ordered": dict(sorted(ordered.items(), key=lambda pair: -pair[1]))})
         case ("POST", "buy"):
             return buy(request)
+        case ("POST", "on", "placed"):
+            return count(request.json())
     raise Problem(404, "no such page")
 
 
@@ -48,6 +61,17 @@ def buy(request: Request) -> Reply:
     line = {"item": item, "quantity": quantity, "unit_cents": UNIT_CENTS[item]}
     order = post(f"{ORDERS_URL}/orders", headers, {"customer": customer, **line, "charge": charge["id"]})
     return Reply(201, {"order": order, "charge": charge})
+
+
+def count(order: dict[str, Any]) -> Reply:
+    order_id, item = text(order, "id"), text(order, "item")
+    with lock:
+        if order_id not in counted and (item in ordered or len(ordered) < KEPT):
+            ordered[item] = ordered.get(item, 0) + whole(order, "quantity", 1, 100)
+            counted[order_id] = None
+        if len(counted) > KEPT:
+            del counted[next(iter(counted))]
+    return Reply(200, {"counted": order_id})
 
 
 def post(url: str, headers: dict[str, str], document: dict[str, Any]) -> dict[str, Any]:

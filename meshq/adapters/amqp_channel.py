@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import pika.exceptions
 from pika.channel import Channel as PikaChannel
 
-from meshq.adapters.amqp_connection import FastConnection
+from meshq.adapters.amqp_connection import FastConnection, forget_consumers
 
 T = TypeVar("T")
 
@@ -57,8 +57,14 @@ class Channel:
             raise ChannelLost(0, str(error) or "the channel is closed") from error
         return await self._wait(answered)
 
+    async def figures(self, queue: str) -> tuple[int, int]:
+        """(messages ready, consumers). Raises ChannelLost with code 404 where there is no such queue."""
+        answer = await self.call(self.inner.queue_declare, queue=queue, passive=True)
+        return answer.method.message_count, answer.method.consumer_count
+
     def close(self) -> None:
         if self.inner.is_open:
+            forget_consumers(self.inner)
             self.inner.close()
 
     async def _wait(self, answered: "asyncio.Future[T]") -> T:

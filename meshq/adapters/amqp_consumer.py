@@ -1,34 +1,52 @@
-"""Consuming one queue on a channel of its own: deliveries in, acknowledgements out in batches.
-
-Settling is collected for a loop turn. Tags that are settled without a gap from the lowest on are acknowledged by one frame
-(`multiple`), which at a broker with quorum queues is worth more than a factor of two in a drain; those beyond a gap by one
-frame each, so that a slow message never holds back the credit of the others.
-"""
+"""Consuming one queue on a channel of its own: deliveries in, acknowledgements out."""
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
 from pika.spec import BasicProperties
 
 from meshq.adapters import amqp_frames as frames
 from meshq.adapters.amqp_channel import Channel
 from meshq.adapters.amqp_connection import FastConnection
+from meshq.adapters.amqp_proof import came_straight
+from meshq.adapters.amqp_settling import Settling
 from meshq.ports import Delivery
 
 logger = logging.getLogger(__name__)
 
 
+class Settler(Protocol):
+    """Whoever took a delivery off its queue."""
+
+    @property
+    def live(self) -> bool: ...
+    def settle(self, tag: int, requeue: bool) -> None: ...
+
+
+class _Settled:
+    live = False
+
+    def settle(self, tag: int, requeue: bool) -> None:
+        pass
+
+
+_SETTLED = _Settled()
+
+
 class AmqpDelivery:
-    """ports.Delivery; `consumer` is None for one that needs no acknowledgement."""
+    """ports.Delivery; `settler` is None for one that needs no acknowledgement."""
 
     __slots__ = (
-        "_consumer",
         "_header",
+        "_settler",
         "_tag",
         "body",
         "content_type",
+        "correlation_id",
         "message_id",
         "queue",
         "redelivered",
@@ -38,28 +56,30 @@ class AmqpDelivery:
 
     def __init__(
         self,
-        consumer: "ChannelConsumer | None",
+        settler: Settler | None,
         queue: str,
         tag: int,
         redelivered: bool,
         header: bytes,
         body: bytes,
-        properties: frames.Properties,
+        exchange: bytes,
     ) -> None:
-        self._consumer = consumer
+        properties = read_properties(header)
+        self._settler = settler
         self._tag = tag
         self._header = header
         self.queue = queue
         self.redelivered = redelivered
         self.body = body
         self.content_type = properties.content_type
+        self.correlation_id = properties.correlation_id
         self.reply_to = properties.reply_to
         self.message_id = properties.message_id
-        self.user_id = properties.user_id
+        self.user_id = properties.user_id if came_straight(queue, exchange, header) else ""
 
     @property
     def live(self) -> bool:
-        return self._consumer is None or self._consumer.live
+        return self._settler is None or self._settler.live
 
     @property
     def deliveries(self) -> int | None:
@@ -71,14 +91,14 @@ class AmqpDelivery:
         return {name: value for name, value in vars(decoded).items() if value is not None}
 
     def ack(self) -> None:
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            consumer.settle(self._tag, requeue=False)
+        if self._settler is not None:
+            settler, self._settler = self._settler, _SETTLED
+            settler.settle(self._tag, requeue=False)
 
     def requeue(self) -> None:
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            consumer.settle(self._tag, requeue=True)
+        if self._settler is not None:
+            settler, self._settler = self._settler, _SETTLED
+            settler.settle(self._tag, requeue=True)
 
 
 def read_properties(header: bytes) -> frames.Properties:
@@ -92,35 +112,65 @@ def read_properties(header: bytes) -> frames.Properties:
     )
 
 
+def log_arguments(offset: int | str | None) -> dict[str, Any]:
+    """What basic.consume takes to begin in a log at `offset` (see ports.Broker.subscribe). Raises ValueError."""
+    if offset is None:
+        return {}
+    if isinstance(offset, int) or offset in ("first", "next"):
+        return {"x-stream-offset": offset}
+    time = datetime.fromisoformat(offset)
+    return {"x-stream-offset": time if time.tzinfo else time.replace(tzinfo=UTC)}
+
+
+_TAG = "meshq"
+"""The consumer's name; there is one on its channel."""
+
+
 class ChannelConsumer:
-    """One consumer on one channel of one connection. Its end is `channel.lost`, or `cancelled` by the broker."""
+    """One consumer on one channel of one connection. Its end is `channel.lost`, or `cancelled` by the broker.
+
+    `in_order`: its queue has a single active consumer, and turns to the next one as soon as this one is cancelled, whatever is
+    unsettled (RabbitMQ 3.10 and 4.0). So it is never cancelled: once what it works on is settled the channel closes, and that
+    returns the rest in order before the next one gets anything.
+
+    `most`: unsettled deliveries handed on at once. Before 3.11 a log sends a whole chunk of itself for a credit of one."""
 
     def __init__(
-        self, connection: FastConnection, channel: Channel, queue: str, on_delivery: Callable[[Delivery], None]
+        self,
+        connection: FastConnection,
+        channel: Channel,
+        queue: str,
+        on_delivery: Callable[[Delivery], None],
+        *,
+        in_order: bool = False,
+        most: int | None = None,
     ) -> None:
-        self._connection = connection
         self.channel = channel
         self._queue = queue
         self._on_delivery = on_delivery
-        self._tag = ""
-        self._low = 0
-        """Every tag up to here is settled."""
-        self._settled: set[int] = set()
-        """Settled tags above `_low`; what is not yet on the wire of them is in `_unsent`."""
-        self._unsent: list[int] = []
+        self._in_order = in_order
+        self._most = most
+        self._early: deque[AmqpDelivery] = deque()
+        """What came beyond `most`."""
+        self._consuming = False
+        self._settling = Settling(connection, channel)
         self._outstanding = 0
         self._stopped = False
         self.cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        channel.inner.add_on_cancel_callback(self._on_cancelled)
+        channel.inner.add_on_cancel_callback(lambda _: self.drop())
         connection.on_deliver[channel.number] = self._on_content
 
-    async def start(self, prefetch: int) -> None:
-        """Raises ChannelLost, TimeoutError."""
+    async def start(self, prefetch: int, arguments: dict[str, Any]) -> None:
+        """It may be stopped meanwhile. Raises ChannelLost, TimeoutError."""
         await self.channel.call(self.channel.inner.basic_qos, prefetch_count=prefetch)
-        answer = await self.channel.call(
-            self.channel.inner.basic_consume, queue=self._queue, on_message_callback=lambda *_: None
+        self._consuming = True
+        await self.channel.call(
+            self.channel.inner.basic_consume,
+            queue=self._queue,
+            consumer_tag=_TAG,
+            on_message_callback=lambda *_: None,
+            arguments=arguments,
         )
-        self._tag = answer.method.consumer_tag
 
     @property
     def live(self) -> bool:
@@ -130,54 +180,49 @@ class ChannelConsumer:
         """No more deliveries; the channel closes once those that came are settled."""
         if not self._stopped and self.live:
             self._stopped = True
-            if self.channel.inner.is_open and self._tag:
-                self.channel.inner.basic_cancel(self._tag)
+            if self.channel.inner.is_open and self._consuming and not self._in_order:
+                self.channel.inner.basic_cancel(_TAG)
             self._close_when_settled()
 
     def settle(self, tag: int, requeue: bool) -> None:
         self._outstanding -= 1
         if not self.live:
             return
-        if requeue:
-            # The acknowledgements before it first: `multiple` must not come to stand behind a tag it would cover.
-            self._flush()
-            self._connection.write(frames.requeue(self.channel.number, tag))
-            self._settled.add(tag)
-            self._advance()
-        else:
-            if not self._unsent:
-                asyncio.get_running_loop().call_soon(self._flush)
-            self._unsent.append(tag)
+        if not requeue:
+            self._settling.ack(tag)
+        elif not (self._stopped and self._in_order):  # else it would come back behind the others
+            self._settling.requeue(tag)
+        if self._early:
+            asyncio.get_running_loop().call_soon(self._hand_on)
         self._close_when_settled()
 
-    def _on_content(self, tag: int, redelivered: bool, header: bytes, body: bytes) -> None:
-        self._outstanding += 1
-        self._on_delivery(AmqpDelivery(self, self._queue, tag, redelivered, header, body, read_properties(header)))
-
-    def _flush(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        if not unsent or not self.live:
+    def _on_content(self, tag: int, redelivered: bool, header: bytes, body: bytes, exchange: bytes) -> None:
+        if self._stopped:
+            # On its way before the broker knew. Where the channel is closing already, that gives it back.
+            if self.channel.inner.is_open and not self._in_order:
+                self._settling.requeue(tag)
             return
-        fresh = set(unsent)
-        self._settled |= fresh
-        covered = [tag for tag in range(self._low + 1, self._advance() + 1) if tag in fresh]
-        out = []
-        if covered:
-            out.append(frames.ack(self.channel.number, covered[-1], multiple=len(covered) > 1))
-        out += [frames.ack(self.channel.number, tag, multiple=False) for tag in unsent if tag > self._low]
-        self._connection.write(b"".join(out))
+        delivery = AmqpDelivery(self, self._queue, tag, redelivered, header, body, exchange)
+        if self._most is None:
+            self._outstanding += 1
+            self._on_delivery(delivery)
+        else:
+            self._early.append(delivery)
+            self._hand_on()
 
-    def _advance(self) -> int:
-        while self._low + 1 in self._settled:
-            self._low += 1
-            self._settled.discard(self._low)
-        return self._low
+    def _hand_on(self) -> None:
+        while self._early and self._most is not None and self._outstanding < self._most and not self._stopped:
+            self._outstanding += 1
+            self._on_delivery(self._early.popleft())
 
-    def _on_cancelled(self, _: Any) -> None:
+    def drop(self) -> None:
+        """Its queue is gone. What came from it can be settled still, to no effect."""
         if not self.cancelled.done():
             self.cancelled.set_result(None)
+        self._stopped = True
+        self._close_when_settled()
 
     def _close_when_settled(self) -> None:
         if self._stopped and self._outstanding <= 0 and self.live:
-            self._flush()
+            self._settling.flush()
             self.channel.close()

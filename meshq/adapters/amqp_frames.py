@@ -107,10 +107,16 @@ def claimed_size(data: bytes, at: int) -> int:
     return 0 if len(data) - at < 7 else int.from_bytes(data[at + 3 : at + 7], "big") + FRAME_OVERHEAD
 
 
-def read_deliver(payload: bytes) -> tuple[int, bool]:
-    """(delivery tag, redelivered) of a Basic.Deliver; the consumer is known by its channel."""
+def read_deliver(payload: bytes) -> tuple[int, bool, bytes]:
+    """(delivery tag, redelivered, exchange that it was published to) of a Basic.Deliver; the consumer is known by its channel."""
     at = 5 + payload[4]
-    return int.from_bytes(payload[at : at + 8], "big"), bool(payload[at + 8] & 1)
+    end = at + 10 + payload[at + 9]
+    return int.from_bytes(payload[at : at + 8], "big"), bool(payload[at + 8] & 1), payload[at + 10 : end]
+
+
+def has_headers(header: bytes) -> bool:
+    """Whether a content header has a table of headers, as what the broker itself has touched does."""
+    return bool(header[12] & FLAG_HEADERS >> 8)
 
 
 def read_confirm(payload: bytes) -> tuple[int, bool]:

@@ -125,7 +125,9 @@ class Publisher:
         self._connection: FastConnection | None = None
         self._plain = 0
         self._confirmed = 0
-        self.blocked = False
+        self._blocked = False
+        self._let_go_at = 0.0
+        """When the broker stopped blocking us: what it had not read before that, it could not confirm."""
         self._tag = 0
         self._low = 1
         self._window: dict[int, _Unconfirmed] = {}
@@ -167,9 +169,19 @@ class Publisher:
             confirmed.close()
 
     @property
+    def blocked(self) -> bool:
+        """The broker reads nothing from here: it is short of memory or disk."""
+        return self._blocked
+
+    @blocked.setter
+    def blocked(self, blocked: bool) -> None:
+        self._blocked = blocked
+        self._let_go_at = self._clock.monotonic()
+
+    @property
     def able(self) -> bool:
         connection = self._connection
-        return connection is not None and not self.blocked and connection.is_open and connection.writable
+        return connection is not None and not self._blocked and connection.is_open and connection.writable
 
     def send(self, publication: Publication) -> bool:
         if not self.able:
@@ -218,7 +230,9 @@ class Publisher:
     def _check_confirms(self) -> None:
         """Raises ChannelLost for a channel that has gone dumb."""
         oldest = next(iter(self._window.values()), None)
-        if oldest is not None and not self.blocked and self._clock.monotonic() - oldest.since > NO_CONFIRM_WITHIN:
+        if oldest is None or self._blocked:
+            return
+        if self._clock.monotonic() - max(oldest.since, self._let_go_at) > NO_CONFIRM_WITHIN:
             raise ChannelLost(UNCONFIRMED, f"the broker did not confirm a message within {NO_CONFIRM_WITHIN:g} s")
 
     def _write(self, publication: Publication, channel: int, mandatory: bool) -> None:

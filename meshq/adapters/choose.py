@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from meshq.ports import Broker, Clock, Registry
+from meshq.ports import Broker, Clock, Registry, Store
 
 
 def broker(
@@ -32,3 +32,14 @@ def registry(url: str, mesh: str, clock: Clock) -> Registry:
     from meshq.adapters.redis import RedisRegistry
 
     return RedisRegistry(url, mesh)
+
+
+def store(url: str, mesh: str, clock: Clock) -> Store:
+    """On the registry's server, over a connection of its own. Raises ValueError for a URL that is not served."""
+    if url == "embedded:":
+        from meshq.adapters.embedded_store import EmbeddedStoreHub
+
+        return EmbeddedStoreHub(clock).connect()
+    from meshq.adapters.redis_store import RedisStore
+
+    return RedisStore(url, mesh)

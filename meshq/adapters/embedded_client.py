@@ -7,9 +7,21 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from meshq.adapters.embedded_queue import Holder
+from meshq.adapters.embedded_delivery import Holder
+from meshq.adapters.embedded_offset import read_offset
+from meshq.core.desired import Desired
 from meshq.core.topology import Topology, replies, reply_key
-from meshq.ports import BrokerState, Delivery, Publication, Published, QueueStats, ReplyHandler
+from meshq.ports import (
+    BrokerAway,
+    BrokerState,
+    Delivery,
+    Held,
+    Priorities,
+    Publication,
+    Published,
+    QueueStats,
+    ReplyHandler,
+)
 
 if TYPE_CHECKING:
     from meshq.adapters.embedded_broker import EmbeddedHub
@@ -27,16 +39,18 @@ class EmbeddedBroker:
         self.user = user
         # Process: what is wanted, on every connection.
         self._hub = hub
-        self._topology = Topology()
+        self._desired = Desired(Topology())
         self._subscriptions: list[EmbeddedSubscription] = []
         self._replies: tuple[str, str, ReplyHandler] | None = None
         self._callbacks: list[Callable[[BrokerState], None]] = []
+        self._opened = False
         # Connection:
         self._connected = False
         self._reason = "not opened yet"
         self._faults: dict[str, str] = {}
         self._reply_to = ""
         self._reply_holder: Holder | None = None
+        self._held: set[Holder] = set()
         self._said = self.state
 
     # --- the connection ---------------------------------------------------------------------------------------------------
@@ -46,8 +60,8 @@ class EmbeddedBroker:
         if self._connected:
             return
         self._hub.attach(self)
-        self._connected, self._reason = True, ""
-        self._faults = self._hub.declare(self._topology, self)
+        self._connected, self._opened, self._reason = True, True, ""
+        self._faults = self._hub.declare(self._desired.all, self)
         for subscription in self._subscriptions:
             self._hub.consume(subscription.queue, subscription.holder, self)
         self._consume_replies()
@@ -69,6 +83,9 @@ class EmbeddedBroker:
             subscription.holder.lose()
             if subscription.cancelled:
                 self._subscriptions.remove(subscription)
+        held, self._held = self._held, set()
+        for holder in held:
+            holder.lose()
         replies_lost = self._reply_holder is not None
         if self._reply_holder is not None:
             self._hub.stop_consuming(self._reply_holder)
@@ -100,10 +117,20 @@ class EmbeddedBroker:
     # --- topology ---------------------------------------------------------------------------------------------------------
 
     async def declare(self, topology: Topology) -> None:
-        self._topology += topology
+        self._desired.add(topology)
         if self._connected:
-            self._faults = self._hub.declare(self._topology, self)
-            self.state_changed()
+            self._assert()
+
+    async def withdraw(self, unwanted: Topology) -> None:
+        """A thing that another declaration wants too stays."""
+        gone = self._desired.remove(unwanted)
+        if self._connected:
+            self._hub.withdraw(gone, self)
+            self._assert()
+
+    def _assert(self) -> None:
+        self._faults = self._hub.declare(self._desired.all, self)
+        self.state_changed()
 
     async def stats(self, queues: Sequence[str]) -> list[QueueStats]:
         return self._hub.stats(queues) if self._connected else []
@@ -128,10 +155,12 @@ class EmbeddedBroker:
         else:
             _guarded(done, Published.AWAY)
 
-    def subscribe(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> "EmbeddedSubscription":
+    def subscribe(
+        self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None], *, offset: int | str | None = None
+    ) -> "EmbeddedSubscription":
         if prefetch < 1:
             raise ValueError(f"prefetch {prefetch}: a consumer that may hold nothing gets nothing")
-        subscription = EmbeddedSubscription(self, queue, Holder(prefetch, on_delivery))
+        subscription = EmbeddedSubscription(self, queue, Holder(prefetch, on_delivery, read_offset(offset)))
         self._subscriptions = [s for s in self._subscriptions if not s.over]
         self._subscriptions.append(subscription)
         if self._connected:
@@ -143,6 +172,24 @@ class EmbeddedBroker:
             self._hub.stop_consuming(subscription.holder)
         elif subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
+
+    async def hold(self, queue: str, most: int) -> Held:
+        if not self._connected:
+            raise BrokerAway(f"messages of {queue!r} cannot be looked at: {self._reason}")
+        deliveries: list[Delivery] = []
+        holder = Holder(most, deliveries.append)
+        behind = self._hub.hold(queue, holder, most, self)
+        self._held.add(holder)
+
+        async def release() -> None:
+            self._held.discard(holder)
+            holder.lose()
+
+        return Held(deliveries, behind, release)
+
+    @property
+    def priorities(self) -> Priorities | None:
+        return Priorities.STRICT if self._opened else None
 
     # --- replies ----------------------------------------------------------------------------------------------------------
 

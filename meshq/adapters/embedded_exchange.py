@@ -1,6 +1,7 @@
 """Where a message goes in the embedded broker: exchanges and bindings, with AMQP's rules."""
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from meshq.core.topology import Binding, ExchangeSpec
 
@@ -39,6 +40,15 @@ class Routes:
         self._cache.clear()
         return True
 
+    def unbind(self, binding: Binding) -> bool:
+        """Returns whether it was there."""
+        exchange = self._exchanges.get(binding.source)
+        if exchange is None or binding not in exchange.bindings:
+            return False
+        exchange.remove({binding})
+        self._cache.clear()
+        return True
+
     def has(self, exchange: str) -> bool:
         return exchange in self._exchanges
 
@@ -46,7 +56,9 @@ class Routes:
         """Take out every binding to `queue`. Returns them."""
         gone = []
         for exchange in self._exchanges.values():
-            gone += exchange.remove_queue(queue)
+            mine = [b for b in exchange.bindings if b.destination == queue and not b.to_exchange]
+            exchange.remove(set(mine))
+            gone += mine
         self._cache.clear()
         return gone
 
@@ -54,25 +66,26 @@ class Routes:
         """The names of the queues that a message goes to."""
         found = self._cache.get((exchange, key))
         if found is None:
-            found = tuple(self._queues(exchange, key, set()))
+            found = tuple(self._queues(exchange, key, _words(key), set()))
             if len(self._cache) >= MAX_CACHED:
                 self._cache.clear()
             self._cache[exchange, key] = found
         return found
 
-    def _queues(self, name: str, key: str, seen: set[str]) -> dict[str, None]:
+    def _queues(self, name: str, key: str, words: list[str], seen: set[str]) -> dict[str, None]:
         exchange = self._exchanges.get(name)
         if exchange is None or name in seen:
             return {}
         seen.add(name)
-        matching = exchange.matching(key)
+        matching = exchange.matching(key, words)
         if not matching:
-            return self._queues(exchange.alternate, key, seen)
+            return self._queues(exchange.alternate, key, words, seen)
         queues: dict[str, None] = {}
         for binding in matching:
-            queues |= (
-                self._queues(binding.destination, key, seen) if binding.to_exchange else {binding.destination: None}
-            )
+            if binding.to_exchange:
+                queues |= self._queues(binding.destination, key, words, seen)
+            else:
+                queues[binding.destination] = None
         return queues
 
 
@@ -82,30 +95,54 @@ class _Exchange:
         self.alternate = str(dict(spec.arguments).get("alternate-exchange", ""))
         self.bindings: dict[Binding, None] = {}
         self._exact: dict[str, list[Binding]] = {}
-        self._patterns: list[tuple[list[str], Binding]] = []
+        self._patterns: list[tuple[Pattern, Binding]] = []
 
     def add(self, binding: Binding) -> None:
         self.bindings[binding] = None
         words = _words(binding.key)
         if self.spec.kind == "topic" and ("*" in words or "#" in words):
-            self._patterns.append((words, binding))
+            self._patterns.append((Pattern(words), binding))
         else:
             self._exact.setdefault("" if self.spec.kind == "fanout" else binding.key, []).append(binding)
 
-    def remove_queue(self, queue: str) -> list[Binding]:
-        gone = [b for b in self.bindings if b.destination == queue and not b.to_exchange]
+    def remove(self, gone: AbstractSet[Binding]) -> None:
         if gone:
-            kept = [b for b in self.bindings if b not in set(gone)]
+            kept = [b for b in self.bindings if b not in gone]
             self.bindings, self._exact, self._patterns = {}, {}, []
             for binding in kept:
                 self.add(binding)
-        return gone
 
-    def matching(self, key: str) -> list[Binding]:
+    def matching(self, key: str, words: list[str]) -> list[Binding]:
         if self.spec.kind == "fanout":
             return self._exact.get("", [])
-        words = _words(key)
-        return self._exact.get(key, []) + [b for pattern, b in self._patterns if matches(pattern, words)]
+        return self._exact.get(key, []) + [binding for pattern, binding in self._patterns if pattern.takes(words)]
+
+
+class Pattern:
+    """A topic pattern, for many keys.
+
+    Every queue whose messages can be delayed has patterns of more than twenty words, so most are told apart by what is cheap: how
+    many words there must be, and the plain words before the first `#` and behind the last one."""
+
+    __slots__ = ("_any_number", "_fixed", "_inner", "_plain")
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._any_number = "#" in words
+        self._fixed = sum(word != "#" for word in words)
+        before = words.index("#") if self._any_number else len(words)
+        behind = words[::-1].index("#") if self._any_number else 0
+        plain = [(at, word) for at, word in enumerate(words[:before]) if word != "*"]
+        plain += [(-at - 1, word) for at, word in enumerate(words[::-1][:behind]) if word != "*"]
+        self._plain = plain[::-1]  # patterns of one exchange begin alike more often than they end alike
+        self._inner = list(words) if words.count("#") > 1 else None
+
+    def takes(self, words: Sequence[str]) -> bool:
+        if len(words) != self._fixed and (len(words) < self._fixed or not self._any_number):
+            return False
+        for at, word in self._plain:
+            if words[at] != word:
+                return False
+        return self._inner is None or matches(self._inner, words)
 
 
 def matches(pattern: Sequence[str], words: Sequence[str]) -> bool:

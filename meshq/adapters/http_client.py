@@ -63,7 +63,8 @@ class _Call:
         if self.connection is None:
             self._abandon(Failed(Failure.REFUSED, "the app did not accept the connection in time"))
         elif self.connection.reader.headers_complete:
-            self._abandon(Failed(Failure.TOO_LARGE, "the app's response has no end"))
+            status = self.connection.reader.status
+            self._abandon(Failed(Failure.TOO_LARGE, "the app's response has no end", status))
         else:
             self._abandon(Failed(Failure.TIMEOUT, "the app did not answer in time"))
 

@@ -47,7 +47,8 @@ class ResponseReader:
         self._clear()
 
     def _clear(self) -> None:
-        self._status = 0
+        self.status = 0
+        """Once the headers are complete."""
         self._headers: Headers = []
         self._length: bytes | None = None
         self._codings: list[bytes] = []
@@ -120,10 +121,10 @@ class ResponseReader:
         assert self._parser is not None
         if self.outcome is not None:
             raise _Stop
-        self._status = self._parser.get_status_code()
-        if self._status == 101:
+        self.status = self._parser.get_status_code()
+        if self.status == 101:
             self._fail(Failed(Failure.BROKEN, "the app switched protocols (101), which it was not asked to"))
-        if self._status < 200:
+        if self.status < 200:
             return
         self.headers_complete = True
         self.idle_seconds = _keep_alive_timeout(self._keep_alive)
@@ -134,7 +135,7 @@ class ResponseReader:
             if self._codings != [b"chunked"]:
                 coding = b", ".join(self._codings)[:40].decode("latin-1")
                 self._fail(Failed(Failure.BROKEN, f"the app used the transfer coding {coding!r}, unasked"))
-        elif self._length is not None and self._status not in (204, 304) and int(self._length) > self._max_body:
+        elif self._length is not None and self.status not in (204, 304) and int(self._length) > self._max_body:
             self._fail(self._too_large())
 
     def on_body(self, piece: bytes) -> None:
@@ -153,7 +154,7 @@ class ResponseReader:
         assert self._parser is not None
         if self.outcome is not None:
             return
-        if self._status < 200:
+        if self.status < 200:
             self._clear()  # an interim response; the final one follows
             return
         # Where it sent both lengths the app may see another end than we do.
@@ -162,17 +163,18 @@ class ResponseReader:
 
     def _complete(self) -> None:
         dropped = {option for option in self._options if option not in (b"close", b"keep-alive")}
-        if not (self._head_only or self._status == 304):
+        if not (self._head_only or self.status == 304):
             dropped.add(b"content-length")
         headers = [(name, value) for name, value in self._headers if name.lower() not in dropped]
-        self.outcome = HttpResponse(self._status, headers, bytes(self._body))
+        self.outcome = HttpResponse(self.status, headers, bytes(self._body))
 
     def _fail(self, failed: Failed) -> None:
         self.outcome = failed
         raise _Stop
 
     def _too_large(self) -> Failed:
-        return Failed(Failure.TOO_LARGE, f"the app's response is over the limit of {self._max_body} bytes")
+        detail = f"the app's response is over the limit of {self._max_body} bytes"
+        return Failed(Failure.TOO_LARGE, detail, self.status)
 
 
 def _head_too_large() -> Failed:

@@ -29,7 +29,15 @@ EVENTS = {
     "expired": ("expired", "Messages not started because their deadline had passed"),
     "redelivered": ("redelivered", "Messages that came again, after whoever had them was lost"),
     "given_back": ("given_back", "Messages given back: not-ready, selector, or repeat for another attempt"),
+    "key_repeated": ("repeated_keys", "Messages not handled because their idempotency key had been"),
+    "store_away": ("store_away", "Times that the store of idempotency keys did not answer for a message"),
     "dead_lettered": ("dead_lettered", "Messages moved to the dead letters"),
+    "retried": ("retries", "Durable messages to be tried again"),
+    "cancelled": ("cancelled", "Durable calls not started because they were cancelled"),
+    "circuit_opened": ("circuit_openings", "Times that the app was given no durable messages because it failed in a row"),
+    "event_unrouted": ("events_unrouted", "Events that nobody subscribes to"),
+    "event_filtered": ("events_filtered", "Events that a subscription's filter did not take"),
+    "result_unroutable": ("results_unroutable", "Results dropped because whoever asked has no queue for them any more"),
     "broker_lost": ("broker_reconnects", "Times that publishing to the broker broke off"),
 }
 """Event -> its counter's name, without prefix and `_total`, and what it counts."""

@@ -14,18 +14,14 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from functools import cache, lru_cache
-from importlib.resources import files
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 import msgpack
-import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
+from meshq.adapters.redis_client import Script, address, connect, load_script
 from meshq.core.instances import (
     FORGET_AFTER_MS,
     TTL_MS,
@@ -56,21 +52,10 @@ class RedisRegistry:
     """`ports.Registry` at a `redis://` or `rediss://` URL. Raises ValueError for another scheme."""
 
     def __init__(self, url: str, mesh: str, *, ttl_ms: int = TTL_MS) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("redis", "rediss"):
-            raise ValueError(f"{parts.scheme}: is not a scheme of the Redis registry: it takes redis:// and rediss://")
-        self._where = f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+        self._where = address(url)
         self._mesh = mesh
         self._ttl_ms = ttl_ms
-        # A call is cut off by us, not by a socket timeout, which a blocking read would need longer; and the owner of what
-        # failed tries again, not the library. A connection that broke while idle is replaced before it is used.
-        self._redis = redis.asyncio.Redis.from_url(
-            url,
-            protocol=2,
-            socket_timeout=None,
-            socket_connect_timeout=CALL_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._redis = connect(url, "registry", CALL_SECONDS)
         self._due: dict[str, float] = {}
         """Per service: when, by the loop's clock, the next lease of the last picture runs out."""
         self._broken: set[tuple[str, str, bytes]] = set()
@@ -159,8 +144,7 @@ class RedisRegistry:
 
     async def _bump(self, service: str, what: str, instance: str) -> int:
         keys = [self._mesh_key(name) for name in ("rev", "log", "services")]
-        script = _script("bump")
-        revision: int = await self._call(self._evaluate(script, keys, (service, what, instance)))
+        revision: int = await self._call(self._evaluate(_script("bump"), keys, (service, what, instance)))
         return revision
 
     def _service(self, name: str, part: bytes) -> Service:
@@ -228,7 +212,7 @@ class RedisRegistry:
     async def _run(self, name: str, service: str, args: Sequence[object]) -> Any:
         return await self._evaluate(_script(name), self._service_keys(service), args)
 
-    async def _evaluate(self, script: "_Script", keys: Sequence[str], args: Iterable[object]) -> Any:
+    async def _evaluate(self, script: Script, keys: Sequence[str], args: Iterable[object]) -> Any:
         try:
             return await self._redis.evalsha(script.sha, len(keys), *keys, *args)  # type: ignore[arg-type]
         except NoScriptError:  # Redis was restarted, or this is the first use
@@ -261,18 +245,8 @@ class RedisRegistry:
         return [f"mq:{{{self._mesh}:{service}}}:{name}" for name in ("inst", "lease", "ready", "majors")]
 
 
-class _Script(NamedTuple):
-    source: str
-    sha: str
-
-
-@cache
-def _script(name: str) -> _Script:
-    folder = files(__package__) / "redis_scripts"
-    source = (folder / f"{name}.lua").read_text("utf-8")
-    if name != "bump":
-        source = (folder / "service.lua").read_text("utf-8") + source
-    return _Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+def _script(name: str) -> Script:
+    return load_script(name) if name == "bump" else load_script("service", name)
 
 
 def _record(instance: Instance) -> bytes:

@@ -1,15 +1,15 @@
-"""`meshq call`: one waited call, as curl would make it to a sidecar."""
+"""`meshq call`: one call, as curl would make it to a sidecar."""
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from meshq.cli import reach
 from meshq.cli.exits import FAILED, UNREACHABLE, leave
-from meshq.cli.show import ControlUrl
+from meshq.cli.given import body_of, detail_of, headers_of, with_content_type
+from meshq.cli.show import ControlUrl, Format
 from meshq.core.durations import parse_duration_ms
 from meshq.core.http import HttpRequest, HttpResponse, header
 from meshq.core.names import BadName
@@ -40,6 +40,15 @@ def call(
     timeout: Annotated[
         str | None, typer.Option(metavar="DURATION", help="How long to wait for the answer: 500ms, 2s, 1m. Else 30s.")
     ] = None,
+    durable: Annotated[
+        bool,
+        typer.Option(
+            "--async", help="Do not wait for the answer: have it accepted durably, and print its id and topic."
+        ),
+    ] = False,
+    output: Annotated[
+        Format | None, typer.Option("-o", "--output", help="How to show what --async prints; else the JSON as it came.")
+    ] = None,
     include: Annotated[
         bool, typer.Option("-i", "-v", "--include", help="Status and headers too, on standard error.")
     ] = False,
@@ -50,6 +59,10 @@ def call(
     Exits with 0 for a status below 400, else with 1.
     """
     request = _request(address, path, method, data, headers or [])
+    if durable:
+        request.headers.append((b"Prefer", b"respond-async"))
+    elif output is not None:
+        raise typer.BadParameter("goes with --async only; else the answer is printed as it is", param_hint="-o")
     seconds = DEFAULT_SECONDS
     if timeout is not None:
         seconds = _seconds(timeout)
@@ -62,7 +75,7 @@ def call(
             way.close()
     except reach.Away as away:
         leave(UNREACHABLE, str(away))
-    _show(response, include)
+    _show(response, include, output)
 
 
 def _request(address: str, path: str, method: str | None, data: str | None, given: list[str]) -> HttpRequest:
@@ -76,39 +89,9 @@ def _request(address: str, path: str, method: str | None, data: str | None, give
     verb = (method or ("GET" if data is None else "POST")).encode("ascii", "replace")
     if not verb.isalnum():
         raise typer.BadParameter(f"{method!r} is not a method", param_hint="-X")
-    headers = [_header(text) for text in given]
-    body = None if data is None else _body(data)
-    if body is not None and header(headers, b"content-type") is None:
-        headers.append(
-            (b"Content-Type", b"application/json" if _is_json(body) else b"application/x-www-form-urlencoded")
-        )
+    body = None if data is None else body_of(data)
+    headers = with_content_type(headers_of(given), body, b"application/x-www-form-urlencoded")
     return HttpRequest(verb, target.encode(), headers, body)
-
-
-def _header(text: str) -> tuple[bytes, bytes]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip() or any(character in text for character in "\r\n\0"):
-        raise typer.BadParameter(f"{text!r} is not a header such as 'Accept: text/plain'", param_hint="-H")
-    return name.strip().encode(), value.strip().encode()
-
-
-def _body(data: str) -> bytes:
-    if not data.startswith("@"):
-        return data.encode()
-    if data == "@-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(data[1:]).read_bytes()
-    except OSError as error:
-        raise typer.BadParameter(f"{data[1:]} cannot be read: {error.strerror}", param_hint="-d") from error
-
-
-def _is_json(body: bytes) -> bool:
-    try:
-        json.loads(body)
-    except ValueError:
-        return False
-    return True
 
 
 def _seconds(text: str) -> float:
@@ -118,7 +101,7 @@ def _seconds(text: str) -> float:
         raise typer.BadParameter(str(error), param_hint="--timeout") from error
 
 
-def _show(response: HttpResponse, include: bool) -> None:
+def _show(response: HttpResponse, include: bool, output: Format | None) -> None:
     if include:
         typer.echo(f"HTTP {response.status}", err=True)
         for name, value in response.headers:
@@ -126,17 +109,15 @@ def _show(response: HttpResponse, include: bool) -> None:
         typer.echo(err=True)
     code = header(response.headers, b"meshq-error")
     if code is not None:
-        leave(FAILED, f"{_detail(response)} ({code.decode('latin-1')})")
+        leave(FAILED, f"{detail_of(response)} ({code.decode('latin-1')})")
+    if output is not None and response.status == 202:
+        from meshq.cli import tables, writing
+
+        writing.show(json.loads(response.body), tables.accepted, output.value)
+        return
     sys.stdout.buffer.write(response.body)
     if sys.stdout.isatty() and response.body and not response.body.endswith(b"\n"):
         sys.stdout.write("\n")
     sys.stdout.flush()
     if response.status >= 400:
         leave(FAILED, f"the app answered {response.status}")
-
-
-def _detail(response: HttpResponse) -> str:
-    try:
-        return str(json.loads(response.body)["detail"])
-    except (ValueError, KeyError, TypeError):
-        return f"the mesh answered {response.status}"

@@ -1,17 +1,21 @@
 """Reaching a mesh through its broker and registry, by the code of the control API."""
 
 import asyncio
+import json
 import logging
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 from meshq.adapters.clock import SystemClock
-from meshq.cli.reach import Away, Failed
+from meshq.cli.reach import Away, Failed, detail, meant
+from meshq.control import dead_api
 from meshq.control.app import mesh_at
-from meshq.control.mesh import Mesh, Unreachable
+from meshq.control.mesh import Mesh
+from meshq.control.unreachable import Unreachable
 from meshq.core import views
 from meshq.core.callreq import address_of
 from meshq.core.errors import Refused
+from meshq.core.events import EventAddress
 from meshq.core.http import HttpRequest, HttpResponse
 
 T = TypeVar("T")
@@ -41,11 +45,24 @@ class Direct:
     def get(self, path: str, query: Mapping[str, str]) -> Any:
         return self._run(self._get(path, query))
 
+    def ask(self, request: HttpRequest, timeout: float) -> HttpResponse:
+        """Dead letters only: what else there is to ask has no more to it than `get`."""
+        try:
+            response = self._run(self._answer(request))
+        except Refused as refused:
+            raise Failed(refused.problem.detail) from refused
+        if response.status != 200:
+            raise Failed(detail(response.status, json.loads(response.body)))
+        return response
+
     def call(self, request: HttpRequest, address: str, timeout: float) -> HttpResponse:
         try:
             return self._run(self._mesh.call(request, address_of(address), request.target))
         except Refused as refused:
             return refused.problem.as_response()
+
+    def publish(self, request: HttpRequest, event: EventAddress) -> HttpResponse:
+        return self._run(self._mesh.publish(request._replace(target=f"/v1/publish/{event}".encode())))
 
     def wait(self, seconds: float) -> None:
         self._runner.run(asyncio.sleep(seconds))  # what keeps the connections alive goes on
@@ -68,6 +85,9 @@ class Direct:
         if path == "/v1/instances":
             return views.instances(picture, query.get("service"))
         raise Failed(f"{path} is asked of a control API only")
+
+    async def _answer(self, request: HttpRequest) -> HttpResponse:
+        return await dead_api.answer(self._mesh.dead, meant(request))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         try:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from meshq import __version__
-from meshq.cli import call, dev, show, sidecar
+from meshq.cli import call, dead, dev, publish, show, sidecar
 
 app = typer.Typer(
     help="A message-queue service mesh: see who is there, call them, run several apps on this machine.",
@@ -18,9 +18,11 @@ app = typer.Typer(
 )
 app.command("dev")(dev.dev)
 app.command("call")(call.call)
+app.command("publish")(publish.publish)
 app.command("services")(show.services)
 app.command("instances")(show.instances)
 app.command("queues")(show.queues)
+app.add_typer(dead.app, name="dead")
 app.command("sidecar")(sidecar.sidecar)
 
 

@@ -17,10 +17,13 @@ from urllib.parse import urlencode, urlsplit
 
 from meshq.cli.exits import BAD_SETTINGS, leave
 from meshq.control import USUAL
+from meshq.core.events import EventAddress
 from meshq.core.http import HttpRequest, HttpResponse
 
 SECONDS = 10.0
 """The longest that a question about the mesh may take."""
+PUBLISH_SECONDS = 45.0
+"""The same for an event: a broker that elects gets half a minute to confirm."""
 
 
 class Away(Exception):
@@ -35,8 +38,14 @@ class Reach(Protocol):
     """A way to a mesh. Every method may raise Away and Failed; `get` gives the JSON of the control API's path."""
 
     def get(self, path: str, query: Mapping[str, str]) -> Any: ...
+    def ask(self, request: HttpRequest, timeout: float) -> HttpResponse:
+        """One request to the control API, which answered it well."""
+
     def call(self, request: HttpRequest, address: str, timeout: float) -> HttpResponse:
-        """One waited call; `request.target` is the path at the app."""
+        """One call; `request.target` is the path at the app."""
+
+    def publish(self, request: HttpRequest, event: EventAddress) -> HttpResponse:
+        """One event or a batch; `request.target` is not looked at."""
 
     def wait(self, seconds: float) -> None: ...
     def close(self) -> None: ...
@@ -92,6 +101,16 @@ def _direct(environment: Mapping[str, str]) -> Reach:
         leave(BAD_SETTINGS, f"MESHQ_BROKER_URL, MESHQ_MANAGEMENT_URL or MESHQ_REGISTRY_URL: {error}")
 
 
+def meant(request: HttpRequest) -> HttpRequest:
+    """With the header that no web page and no fetched URL can send: whoever sends it means what it asks for."""
+    return request._replace(headers=[*request.headers, (b"Meshq-Api", b"1")])
+
+
+def detail(status: int, body: Any) -> str:
+    """What the JSON body of an error says."""
+    return str(body.get("detail", status)) if isinstance(body, dict) else str(status)
+
+
 class ControlApi:
     """Reach through the control API at `url`; `what` is how messages call it."""
 
@@ -101,14 +120,17 @@ class ControlApi:
 
     def get(self, path: str, query: Mapping[str, str]) -> Any:
         target = f"{path}?{urlencode(query)}" if query else path
-        response = self._ask(HttpRequest(b"GET", target.encode(), [], None), SECONDS)
+        return json.loads(self.ask(HttpRequest(b"GET", target.encode(), [], None), SECONDS).body)
+
+    def ask(self, request: HttpRequest, timeout: float) -> HttpResponse:
+        response = self._ask(meant(request), timeout)
         try:
             body = json.loads(response.body)
         except ValueError:
             raise Away(f"what answers at {self._url.netloc} is not a control API of meshq") from None
         if response.status == 200:
-            return body
-        said = str(body.get("detail", response.status)) if isinstance(body, dict) else str(response.status)
+            return response
+        said = detail(response.status, body)
         raise Away(f"{self._what}: {said}") if response.status == 503 else Failed(said)
 
     def call(self, request: HttpRequest, address: str, timeout: float) -> HttpResponse:
@@ -116,6 +138,9 @@ class ControlApi:
 
         target = f"/v1/call/{quote(address, safe='@,=~^')}".encode() + request.target
         return self._ask(request._replace(target=target), timeout + SECONDS)
+
+    def publish(self, request: HttpRequest, event: EventAddress) -> HttpResponse:
+        return self._ask(request._replace(target=f"/v1/publish/{event}".encode()), PUBLISH_SECONDS)
 
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)

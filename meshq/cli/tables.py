@@ -55,7 +55,7 @@ def instances(body: list[dict[str, Any]], now: datetime | None = None) -> Table:
             Cell(instance["version"]),
             Cell(instance["id"]),
             Cell(instance["state"], _STATE_STYLES.get(instance["state"], "")),
-            Cell(_ago(instance["lastSeen"], now)),
+            Cell(ago(instance["lastSeen"], now)),
             Cell(f"{instance['inFlight']}/{instance['capacity']}" if instance["capacity"] else UNKNOWN),
             _cell(instance["address"] or None),
         )
@@ -73,16 +73,35 @@ def queues(body: list[dict[str, Any]]) -> Table:
             Cell(queue["kind"]),
             _cell(queue["ready"]),
             _cell(queue["inFlight"]),
-            Cell(_text(queue["consumers"]), "red" if _abandoned(queue) else ""),
+            Cell(shown(queue["consumers"]), "red" if _abandoned(queue) else ""),
             Cell(_duration(queue["oldestAgeSeconds"])),
             Cell(_rate(queue["inRate"])),
             Cell(_rate(queue["outRate"])),
-            Cell(_text(queue["dead"]), "red" if queue["dead"] else ""),
+            Cell(shown(queue["dead"]), "red" if queue["dead"] else ""),
         )
         for queue in body
     ]
     headings = ("TOPIC", "QUEUE", "KIND", "READY", "IN FLIGHT", "CONSUMERS", "OLDEST", "IN/S", "OUT/S", "DEAD")
     return Table(headings, rows, "no queues: no service has declared one yet", frozenset(range(3, 10)))
+
+
+def accepted(body: dict[str, Any]) -> Table:
+    """Of `call --async`."""
+    return Table(("ID", "STATUS", "TOPIC"), [tuple(Cell(shown(body[key])) for key in ("id", "status", "topic"))], "")
+
+
+def published(body: dict[str, Any] | list[dict[str, Any]]) -> Table:
+    """One event, or the events of a batch."""
+    rows = [
+        (
+            Cell(shown(event["id"])),
+            Cell(event["status"], "red" if event["status"] == "refused" else ""),
+            Cell(shown(event["topic"])),
+            Cell("nobody subscribes to it" if event.get("subscribers") == 0 else event.get("detail", "")),
+        )
+        for event in (body if isinstance(body, list) else [body])
+    ]
+    return Table(("ID", "STATUS", "TOPIC", "DETAIL"), rows, "no events: the batch is empty")
 
 
 def _abandoned(queue: dict[str, Any]) -> bool:
@@ -97,10 +116,10 @@ def _states(states: dict[str, int]) -> Cell:
 
 
 def _cell(value: Any) -> Cell:
-    return Cell(_text(value))
+    return Cell(shown(value))
 
 
-def _text(value: Any) -> str:
+def shown(value: Any) -> str:
     return UNKNOWN if value is None else str(value)
 
 
@@ -108,7 +127,7 @@ def _rate(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.1f}"
 
 
-def _ago(stamp: str | None, now: datetime) -> str:
+def ago(stamp: str | None, now: datetime) -> str:
     if stamp is None:
         return UNKNOWN
     return f"{_duration(max(0.0, (now - datetime.fromisoformat(stamp)).total_seconds()))} ago"

@@ -1,14 +1,19 @@
-"""The control API (INTERFACE part 10): read-only views of the mesh, and calls into it.
+"""The control API (INTERFACE part 10): views of the mesh, dead letters, and calls into it.
 
 GET  /v1/services  /v1/services/<name>  /v1/instances[?service=]  /v1/queues[?all=true]  /v1/status
 any  /v1/call/<address>/<path>
+POST /v1/publish/<event>
+PUT  /v1/logs/<event>
+     /v1/dead...  as meshq.control.dead_api says
 """
 
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from meshq.control.mesh import Mesh, Unreachable
+from meshq.control import dead_api, logs_api
+from meshq.control.mesh import Mesh
+from meshq.control.unreachable import Unreachable
 from meshq.core import views
 from meshq.core.answers import as_json, no_such_path
 from meshq.core.callreq import PATH_PREFIX, split_path
@@ -16,11 +21,15 @@ from meshq.core.errors import Code, Problem, Refused, refuse
 from meshq.core.hosts import Whose, is_foreign, read_host
 from meshq.core.http import HttpRequest, HttpResponse, header
 from meshq.ports import Exchange
+from meshq.sending_events import PATH_PREFIX as PUBLISH_PREFIX
 from meshq.tasks import Tasks
 
 Query = dict[str, str]
 
-PATHS = "here are /v1/services, /v1/instances, /v1/queues, /v1/status and /v1/call/<address>/<path>"
+PATHS = (
+    "here are /v1/services, /v1/instances, /v1/queues, /v1/dead, /v1/status, /v1/logs/<event>, /v1/publish/<event> and "
+    "/v1/call/<address>/<path>"
+)
 
 
 class Api:
@@ -58,7 +67,13 @@ class Api:
         target = request.target
         if target.startswith(PATH_PREFIX):
             return await self._mesh.call(request, *split_path(target))
+        if target.startswith(PUBLISH_PREFIX):
+            return await self._mesh.publish(request)
         path, _, query = target.decode("latin-1").partition("?")
+        if dead_api.is_about_dead(path):
+            return await dead_api.answer(self._mesh.dead, request)
+        if path.startswith(logs_api.PREFIX):
+            return await logs_api.answer(self._mesh, request)
         view = self._views.get(path)
         if view is None and not path.startswith("/v1/services/"):
             return no_such_path(PATHS)

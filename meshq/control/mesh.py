@@ -9,25 +9,39 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from meshq.calling import Caller
 from meshq.control import queues
-from meshq.core import names
+from meshq.control.dead import DeadLetters
+from meshq.control.unreachable import Unreachable
+from meshq.core import names, topology
 from meshq.core.callreq import read_call
-from meshq.core.http import HttpRequest, HttpResponse
+from meshq.core.events import EventAddress
+from meshq.core.headers import carry
+from meshq.core.http import HttpRequest, HttpResponse, header
 from meshq.core.instances import EMPTY, Snapshot
 from meshq.core.selectors import Address
 from meshq.ports import Broker, Clock, Metrics, QueueStats, Registry, RegistryAway
+from meshq.sending import Sender
+from meshq.sending_events import Publishing
+from meshq.tasks import Tasks
 
 logger = logging.getLogger(__name__)
+
+NO_BROKER = "the broker is not known: set MESHQ_BROKER_URL"
 
 ListQueues = Callable[[], Awaitable[list[QueueStats]]]
 """Every queue of the broker with its figures. Raises OSError when nobody answers."""
 
 
-class Unreachable(Exception):
-    """A part of the mesh that the question needs does not answer; the message says which and what to do."""
+class Logged(NamedTuple):
+    """The log of an event."""
+
+    queue: str
+    created: bool
+    fault: str
+    """Why it could not be made; "" when it is there."""
 
 
 class Mesh:
@@ -49,10 +63,28 @@ class Mesh:
         self._list_queues = list_queues
         self._picture = EMPTY
         self._listing_fault = ""
+        self._tasks = Tasks()
         self._caller: Caller | None = None
+        self._sender: Sender | None = None
+        self._publishing: Publishing | None = None
+        self._shared_declared = False
+        self._dead: DeadLetters | None = None
         if broker is not None:
             instance = names.instance_id(socket.gethostname(), secrets.token_hex(3))
             self._caller = Caller(broker, clock, metrics, lambda: self._picture, service, instance)
+            self._sender = Sender(
+                broker,
+                clock,
+                metrics,
+                lambda: self._picture,
+                service,
+                self._caller,
+                self._tasks,
+                _nobody_asks_for_results,
+                has_app=False,
+            )
+            self._publishing = Publishing(self._sender.publish, clock, metrics, service)
+            self._dead = DeadLetters(broker, clock, self._sender.publish, self.picture, self._listed)
 
     async def open(self) -> None:
         if self._registry is not None:
@@ -61,6 +93,7 @@ class Mesh:
             await self._broker.open()
 
     async def close(self) -> None:
+        await self._tasks.close()
         if self._broker is not None:
             await self._broker.close()
         if self._registry is not None:
@@ -91,24 +124,64 @@ class Mesh:
         asked = await broker.stats([queue for queue in wanted if queue not in there])
         return queues.rows(queues.merged(listed, asked), everything)
 
+    @property
+    def dead(self) -> DeadLetters:
+        """Raises Unreachable."""
+        if self._dead is None:
+            raise Unreachable(NO_BROKER)
+        return self._dead
+
     async def call(self, request: HttpRequest, address: Address, target: bytes) -> HttpResponse:
-        """One waited call, as through a sidecar. Raises meshq.core.errors.Refused, Unreachable."""
+        """One call, as through a sidecar; of one that is accepted durably (`Prefer: respond-async`) the answer is not kept here.
+        Raises meshq.core.errors.Refused, Unreachable."""
         await self.picture()
-        self._open_broker()
+        broker = self._open_broker()
         assert self._caller is not None
+        assert self._sender is not None
         call = read_call(request, address, target, f"{address.service}.{self._domain}".encode())
+        if call.durable is not None and call.durable.delay:
+            await self._declare_shared(broker)
         answer: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
 
         def done(response: HttpResponse) -> None:
             if not answer.done():
                 answer.set_result(response)
 
-        give_up = self._caller.call(call, done)
+        give_up = self._caller.call(call, done) if call.durable is None else self._sender.send(call, done)
         try:
-            return await answer
+            return _without_location(await answer) if call.durable is not None else await answer
         except asyncio.CancelledError:
             give_up()
             raise
+
+    async def publish(self, request: HttpRequest) -> HttpResponse:
+        """One event or a batch, as through a sidecar; `request.target` is /v1/publish/<event>. Raises Unreachable."""
+        await self._declare_shared(self._open_broker())
+        assert self._publishing is not None
+        answer: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
+
+        def done(response: HttpResponse) -> None:
+            if not answer.done():
+                answer.set_result(response)
+
+        self._publishing.publish(request, carry(request.headers), request.target, done)
+        return await answer
+
+    async def log(self, event: EventAddress) -> Logged:
+        """Keep every such event from now on. Raises Unreachable."""
+        broker = self._open_broker()
+        await self._declare_shared(broker)
+        queue = topology.log_queue(event.topic)
+        there = await broker.stats([queue])
+        await broker.declare(topology.log(event.topic))
+        fault = broker.state.fault
+        return Logged(queue, not there, fault if queue in fault else "")
+
+    async def _declare_shared(self, broker: Broker) -> None:
+        """The first sidecar makes what is missing of it; but none may ever have been."""
+        if not self._shared_declared:
+            await broker.declare(topology.shared())
+            self._shared_declared = True
 
     def status(self) -> dict[str, Any]:
         """How the parts are, as of the last time they were asked."""
@@ -129,7 +202,7 @@ class Mesh:
 
     def _open_broker(self) -> Broker:
         if self._broker is None:
-            raise Unreachable("the broker is not known: set MESHQ_BROKER_URL")
+            raise Unreachable(NO_BROKER)
         state = self._broker.state
         if not state.publishing:
             raise Unreachable(state.fault or "the broker is being connected to: try again in a moment")
@@ -149,3 +222,14 @@ class Mesh:
             return []
         self._listing_fault = ""
         return found
+
+
+def _nobody_asks_for_results(ident: str, service: str) -> None:
+    """There is no store behind the control API: who sends through it sees what was accepted, not the answer."""
+
+
+def _without_location(response: HttpResponse) -> HttpResponse:
+    """There is nothing here under which the answer could be asked for."""
+    if response.status != 202 or header(response.headers, b"meshq-served-by") is not None:
+        return response
+    return response._replace(headers=[field for field in response.headers if field[0] != b"Location"])

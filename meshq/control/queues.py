@@ -1,45 +1,16 @@
 """The rows of `meshq queues`: what a queue is by its name (DESIGN part 4), and its figures beside those of its dead letters.
 A figure that nobody knows is None, never 0."""
 
-import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from meshq.core import names, topology
 from meshq.core.instances import Snapshot
+from meshq.core.queue_names import QueueName, read_name
 from meshq.ports import QueueStats
 
-PREFIX = "meshq."
 HIDDEN = frozenset({"delay", "reply"})
 """Kinds that say nothing about a service's work; `--all` shows them."""
-
-_BY_TOPIC = re.compile(r"meshq\.(?P<topic>.+?\.v[0-9]+)\.(?P<rest>call|work|dead|key\.[0-9]+|on\..+)", re.ASCII)
-
-
-class QueueName(NamedTuple):
-    topic: str | None
-    kind: str
-    """call work key event results delay dead lost log reply"""
-
-
-def read_name(queue: str) -> QueueName | None:
-    """`meshq.orders.v2.call` -> (`orders.v2`, `call`); None for a queue that is not meshq's."""
-    if queue == topology.LOST:
-        return QueueName(None, "lost")
-    if not queue.startswith(PREFIX):
-        return None
-    if queue.startswith(f"{topology.DELAY}."):
-        return QueueName(None, "delay")
-    if queue.startswith("meshq.log."):
-        return QueueName(queue.removeprefix("meshq.log."), "log")
-    match = _BY_TOPIC.fullmatch(queue)
-    if match is not None:
-        kind = match["rest"].partition(".")[0]
-        return QueueName(match["topic"], "event" if kind == "on" else kind)
-    _, _, rest = queue.removeprefix(PREFIX).partition(".")
-    if rest == "results":
-        return QueueName(None, "results")
-    return QueueName(None, "reply") if rest.startswith("reply.") else None
 
 
 def expected(picture: Snapshot) -> list[str]:
@@ -52,21 +23,26 @@ def expected(picture: Snapshot) -> list[str]:
     ]
 
 
-def _of_topic(topic: str) -> tuple[str, str]:
-    return topology.call_queue(topic), topology.dead_queue(topic)
+def _of_topic(topic: str) -> tuple[str, ...]:
+    return topology.call_queue(topic), topology.work_queue(topic), topology.dead_queue(topic)
 
 
 def rows(stats: Iterable[QueueStats], everything: bool) -> list[dict[str, Any]]:
     """JSON of `queues` (INTERFACE part 9), by topic and kind."""
     known = [(name, figures) for figures in stats if (name := read_name(figures.queue)) is not None]
-    dead = {name.topic: figures.ready for name, figures in known if name.kind == "dead"}
+    dead = {name.topic: _there(figures) for name, figures in known if name.kind == "dead"}
     shown = [(name, figures) for name, figures in known if everything or not _is_quiet(name, figures)]
     shown.sort(key=lambda row: (row[0].topic is None, row[0].topic or "", row[1].queue))
     return [_row(name, figures, None if name.topic is None else dead.get(name.topic)) for name, figures in shown]
 
 
+def _there(figures: QueueStats) -> int | None:
+    """Dead letters that somebody looks at are in flight for that moment."""
+    return None if figures.ready is None else figures.ready + (figures.in_flight or 0)
+
+
 def _is_quiet(name: QueueName, figures: QueueStats) -> bool:
-    return name.kind in HIDDEN or (name.kind == "lost" and not figures.ready)
+    return name.kind in HIDDEN or (name.kind == "lost" and not _there(figures))
 
 
 def _row(name: QueueName, figures: QueueStats, dead: int | None) -> dict[str, Any]:

@@ -11,6 +11,20 @@ def as_json(body: object) -> HttpResponse:
 
 
 def no_such_path(detail: str) -> HttpResponse:
-    """Not an error of the table (core/errors.py), which is about the mesh. `detail` says which paths there are."""
-    body = {"type": "about:blank", "title": "No such path", "status": 404, "detail": detail}
-    return HttpResponse(404, [(b"Content-Type", b"application/problem+json")], json.dumps(body).encode())
+    """`detail` says which paths there are."""
+    return problem(404, "No such path", detail)
+
+
+def conflict(detail: str) -> HttpResponse:
+    """What is there already forbids it; `detail` says what to do."""
+    return problem(409, "Conflict", detail)
+
+
+def method_not_allowed(allow: bytes, detail: str) -> HttpResponse:
+    return HttpResponse(405, [(b"Allow", allow), (b"Content-Type", b"text/plain")], f"{detail}\n".encode())
+
+
+def problem(status: int, title: str, detail: str) -> HttpResponse:
+    """Not an error of the table (core/errors.py), which is about the mesh."""
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return HttpResponse(status, [(b"Content-Type", b"application/problem+json")], json.dumps(body).encode())

@@ -5,21 +5,40 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from meshq.core.durations import parse_duration_ms
 from meshq.core.errors import Code, refuse
-from meshq.core.headers import Carried, carry, valid_traceparent
+from meshq.core.fields import (
+    DEFAULT_TIMEOUT_MS,
+    read_callback,
+    read_deadline,
+    read_delay,
+    read_key,
+    read_priority,
+    read_selector,
+    read_timeout,
+)
+from meshq.core.headers import Carried, carry, root_traceparent, valid_traceparent
 from meshq.core.http import Headers, HttpRequest
 from meshq.core.names import BadName
-from meshq.core.selectors import Address, parse_address, parse_selector
+from meshq.core.prefer import parse_prefer
+from meshq.core.selectors import Address, Selector, parse_address
 
-DEFAULT_TIMEOUT_MS = 30_000
-MAX_TIMEOUT_MS = 24 * 3_600_000
 MAX_METHOD = 32
 PATH_PREFIX = b"/v1/call/"
 
 
+class Durable(NamedTuple):
+    """What is asked for a call that nobody has to wait for."""
+
+    delay: int = 0
+    """Seconds in which it is not delivered."""
+    callback: bytes = b""
+    """A path of the caller's app to which the result goes."""
+    wait: int = 0
+    """Seconds in which the caller would still take the answer itself."""
+
+
 class Call(NamedTuple):
-    """One waited call, ready to be sent."""
+    """One call, ready to be sent."""
 
     address: Address
     method: str
@@ -33,6 +52,17 @@ class Call(NamedTuple):
     needs_trace: bool
     route: str = ""
     """By which way it came in: a label of metrics, never the path itself."""
+    key: str = ""
+    """Ordering key."""
+    priority: int | None = None
+    """As AMQP has it; None: the broker's default, which is that of `normal`."""
+    durable: Durable | None = None
+    """None: the caller waits for the answer."""
+
+
+def traced(call: Call, random: bytes) -> Headers:
+    """The fields to send, with a root made of 24 random bytes."""
+    return [*call.headers, (b"traceparent", root_traceparent(random))]
 
 
 class PathAddress(NamedTuple):
@@ -90,61 +120,58 @@ def read_call(
     if host is not None:
         headers = [field for field in headers if field[0].lower() != b"host"]
         headers.insert(0, (b"Host", host))
-    timeout_ms, deadline_ms = DEFAULT_TIMEOUT_MS, None
-    if control:
-        address, timeout_ms, deadline_ms = _controlled(control, address)
+    said = _controlled(control) if control else _NOTHING
     trace = noted.get(b"traceparent")
     needs_trace = not valid_traceparent(trace)
     if needs_trace and trace is not None:
         headers = [field for field in headers if field[0].lower() not in (b"traceparent", b"tracestate")]
     return Call(
-        address,
+        address if said.selector is None else Address(address.service, said.selector),
         request.method.decode("ascii"),
         target,
         headers,
         request.body,
-        timeout_ms,
-        deadline_ms,
+        said.timeout_ms,
+        said.deadline_ms,
         needs_trace,
         route,
+        said.key,
+        said.priority,
+        _durable(headers, control) if control or b"prefer" in noted else None,
     )
 
 
-def _controlled(control: dict[bytes, bytes], address: Address) -> tuple[Address, int, int | None]:
-    timeout_ms, deadline_ms = DEFAULT_TIMEOUT_MS, None
-    if (value := control.get(b"meshq-version")) is not None:
-        try:
-            address = Address(address.service, parse_selector(_text(value)))
-        except BadName as error:
-            raise refuse(Code.BAD_HEADER, f"Meshq-Version: {error}") from error
-    if (value := control.get(b"meshq-timeout")) is not None:
-        timeout_ms = _timeout(value)
-    if (value := control.get(b"meshq-deadline")) is not None:
-        if not value.isdigit() or len(value) > 15:
-            raise refuse(Code.BAD_HEADER, f"Meshq-Deadline: {_text(value)!r} is not a time in Unix milliseconds")
-        deadline_ms = int(value)
-    if b"meshq-key" in control:
-        raise refuse(
-            Code.BAD_HEADER, f"Meshq-Key: {address.service} takes no calls with an ordering key (MESHQ_ORDERED)"
-        )
+class _Said(NamedTuple):
+    """What the fields for the mesh say of any call."""
+
+    selector: Selector | None = None
+    timeout_ms: int = DEFAULT_TIMEOUT_MS
+    deadline_ms: int | None = None
+    key: str = ""
+    priority: int | None = None
+
+
+_NOTHING = _Said()
+
+
+def _controlled(control: dict[bytes, bytes]) -> _Said:
+    return _Said(
+        read_selector(control),
+        read_timeout(control),
+        read_deadline(control),
+        read_key(control),
+        read_priority(control),
+    )
+
+
+def _durable(headers: Headers, control: dict[bytes, bytes]) -> Durable | None:
+    prefer = parse_prefer(b",".join([value for name, value in headers if name.lower() == b"prefer"]))
+    if prefer.respond_async:
+        return Durable(read_delay(control), read_callback(control), prefer.wait or 0)
     for name in (b"meshq-delay", b"meshq-callback"):
         if name in control:
             shown = name.decode().title()
             raise refuse(
                 Code.BAD_HEADER, f"{shown} goes only with Prefer: respond-async; a waited call has an answer instead"
             )
-    return address, timeout_ms, deadline_ms
-
-
-def _timeout(value: bytes) -> int:
-    try:
-        timeout_ms = parse_duration_ms(_text(value))
-    except ValueError as error:
-        raise refuse(Code.BAD_HEADER, f"Meshq-Timeout: {error}") from error
-    if not 0 < timeout_ms <= MAX_TIMEOUT_MS:
-        raise refuse(Code.BAD_HEADER, f"Meshq-Timeout: {_text(value)} is not between 1ms and 24h")
-    return timeout_ms
-
-
-def _text(value: bytes) -> str:
-    return value.decode("ascii", "replace")
+    return None

@@ -34,7 +34,7 @@ _TRACEPARENT = re.compile(rb"00" + _TRACE_FIELDS + rb"|(?!00|ff)[0-9a-f]{2}" + _
 
 _KEPT, _LOOKED_AT, _LEFT, _CONNECTION, _CONTROL = range(5)
 
-_NOTED = frozenset({b"host", b"origin", b"traceparent", b"idempotency-key"})
+_NOTED = frozenset({b"host", b"origin", b"traceparent", b"idempotency-key", b"prefer"})
 """Fields that the mesh itself looks at; `Connection` may not remove these either, so what was noted also crosses."""
 
 
@@ -59,8 +59,8 @@ class Carried(NamedTuple):
     control: dict[bytes, bytes]
     """Lower-cased `meshq-*` fields, the last of each."""
     noted: dict[bytes, bytes]
-    """Of the end-to-end fields those that the mesh itself looks at (host, origin, traceparent, idempotency-key), lower-cased,
-    the first of each."""
+    """Of the end-to-end fields those that the mesh itself looks at (host, origin, traceparent, idempotency-key, prefer),
+    lower-cased, the first of each."""
 
 
 def carry(headers: Headers) -> Carried:

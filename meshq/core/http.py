@@ -50,3 +50,5 @@ class Failure(Enum):
 class Failed(NamedTuple):
     failure: Failure
     detail: str
+    status: int | None = None
+    """Of the response that was TOO_LARGE."""

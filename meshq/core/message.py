@@ -28,22 +28,36 @@ stand in a header. Test vectors: tests/vectors/message-v1.json.
       n   uint  attempt, default 1
       o   uint  how often receivers outside the selector put it back, default 0
       c   word  who called, proved; believed only in a message published by the receiving service itself
+      a   uint  it was accepted durably, at this mesh time in Unix milliseconds: nobody waits, so it is retried, then dead.
+                Absent: a waited call, of which v, b, r and j are not looked at
+      x   str   ordering key, 1 to 200 characters, none of them a control character
+      v   word  of an event: its topic; the receiver's subscription then says the path, and p is not looked at
+      b   bin   path of the caller's app to which its sidecar posts the result
+      r   word  routing key on the replies exchange where a copy of the answer goes, for a caller who waits a while
+      j   uint  how often it was brought back from the dead letters, default 0
     response
       s   uint  status
       h   array as above
       y   word  <service>/<version>/<instance> that served it
       n   uint  attempt, default 1
+      f   word  of a result: why the request is dead nevertheless (the reason of its dead letter); absent: it is done
+      b   bin   of a result: the callback of its request
     fault
       c   str   code, as in meshq.core.errors
       t   str   detail, for people
       r   bool  whether repeating the request may succeed
       y   word  who says so
+      f, b      as in a response
     dead letter; its payload is the body of the broker message that could not be handled, as it was
-      c   word  reason
+      c   word  reason, as in meshq.core.dead
       t   str   detail, for people
       q   str   the queue it was in
       a   uint  when it died, mesh time in Unix milliseconds
       y   word  <service>/<version>/<instance> that gave up on it
+      s   uint  status of the app's last answer, absent where there was none
+      e   bin   how that answer began, at most MAX_EXCERPT bytes
+      n   uint  attempts made, default 0
+      u   word  who sent the message, as far as the broker or our own service proved it
 
 AMQP properties repeat what brokers and operators look at (message_id, type, reply_to, expiration, user_id); a header table
 would cost more to encode than all of this. A message with another content type than CONTENT_TYPE was not made by meshq.
@@ -65,6 +79,8 @@ MAX_HEADER = 256 * 1024
 """Bytes of one record's header: the HTTP adapters take at most 64 KiB of fields, so there is room for what comes later."""
 MAX_FIELDS = 512
 MAX_RECORDS = 1000
+MAX_EXCERPT = 1024
+MAX_KEY = 200
 
 _PREFIX = struct.Struct(">BII")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -100,6 +116,16 @@ class Request(NamedTuple):
     attempt: int = 1
     misses: int = 0
     proved_caller: str = ""
+    accepted_ms: int | None = None
+    key: str = ""
+    event: str = ""
+    callback: bytes = b""
+    answer_to: str = ""
+    replays: int = 0
+
+    @property
+    def durable(self) -> bool:
+        return self.accepted_ms is not None
 
 
 class Response(NamedTuple):
@@ -109,6 +135,8 @@ class Response(NamedTuple):
     body: bytes
     served_by: str
     attempt: int = 1
+    failed: str = ""
+    callback: bytes = b""
 
 
 class Fault(NamedTuple):
@@ -117,6 +145,8 @@ class Fault(NamedTuple):
     detail: str
     retryable: bool
     served_by: str = ""
+    failed: str = ""
+    callback: bytes = b""
 
     def as_problem(self) -> Problem:
         return Problem(self.code, self.detail, self.retryable)
@@ -130,6 +160,10 @@ class DeadLetter(NamedTuple):
     at_ms: int
     instance: str
     body: bytes
+    status: int | None = None
+    excerpt: bytes = b""
+    attempts: int = 0
+    sender: str = ""
 
 
 Message = Request | Response | Fault | DeadLetter
@@ -164,7 +198,23 @@ def encode_request(message: Request) -> bytes:
         header["o"] = message.misses
     if message.proved_caller:
         header["c"] = message.proved_caller
+    if message.key:
+        header["x"] = message.key
+    if message.accepted_ms is not None:
+        _add_durable(header, message)
     return _record(header, body or b"")
+
+
+def _add_durable(header: dict[str, Any], message: Request) -> None:
+    header["a"] = message.accepted_ms
+    if message.event:
+        header["v"] = message.event
+    if message.callback:
+        header["b"] = message.callback
+    if message.answer_to:
+        header["r"] = message.answer_to
+    if message.replays:
+        header["j"] = message.replays
 
 
 def encode_response(message: Response) -> bytes:
@@ -177,6 +227,7 @@ def encode_response(message: Response) -> bytes:
     }
     if message.attempt != 1:
         header["n"] = message.attempt
+    _add_result(header, message)
     return _record(header, message.body)
 
 
@@ -184,7 +235,15 @@ def encode_fault(message: Fault) -> bytes:
     header = {"k": "f", "i": message.id, "c": message.code.value, "t": message.detail, "r": message.retryable}
     if message.served_by:
         header["y"] = message.served_by
+    _add_result(header, message)
     return _record(header, b"")
+
+
+def _add_result(header: dict[str, Any], message: Response | Fault) -> None:
+    if message.failed:
+        header["f"] = message.failed
+    if message.callback:
+        header["b"] = message.callback
 
 
 def encode_dead_letter(message: DeadLetter) -> bytes:
@@ -197,6 +256,14 @@ def encode_dead_letter(message: DeadLetter) -> bytes:
         "a": message.at_ms,
         "y": message.instance,
     }
+    if message.status is not None:
+        header["s"] = message.status
+    if message.excerpt:
+        header["e"] = message.excerpt
+    if message.attempts:
+        header["n"] = message.attempts
+    if message.sender:
+        header["u"] = message.sender
     return _record(header, message.body)
 
 
@@ -283,6 +350,7 @@ def _request(ident: str, fields: dict[str, Any], payload: bytes) -> Request:
         raise DecodeError("field m is not a method")
     if not isinstance(target, bytes) or not (target.startswith(b"/") or target == b"*") or not _clean_target(target):
         raise DecodeError("field p is not the path of a request")
+    accepted_ms = _number(fields["a"], "a") if "a" in fields else None
     return Request(
         ident,
         method,
@@ -297,6 +365,21 @@ def _request(ident: str, fields: dict[str, Any], payload: bytes) -> Request:
         _number(fields["n"], "n") or 1 if "n" in fields else 1,
         _number(fields["o"], "o") or 0 if "o" in fields else 0,
         _plain(fields["c"], "c", 63) if "c" in fields else "",
+        accepted_ms,
+        _key(fields["x"]) if "x" in fields else "",
+        *(_NOTHING_DURABLE if accepted_ms is None else _durable(fields)),
+    )
+
+
+_NOTHING_DURABLE = ("", b"", "", 0)
+
+
+def _durable(fields: dict[str, Any]) -> tuple[str, bytes, str, int]:
+    return (
+        _plain(fields["v"], "v", 160) if "v" in fields else "",
+        _path(fields["b"]) if "b" in fields else b"",
+        _plain(fields["r"], "r", 255) if "r" in fields else "",
+        _number(fields["j"], "j") or 0 if "j" in fields else 0,
     )
 
 
@@ -306,7 +389,13 @@ def _response(ident: str, fields: dict[str, Any], payload: bytes) -> Response:
     if type(status) is not int or not 200 <= status <= 999:
         raise DecodeError("field s is not the status of a response")
     attempt = _number(fields["n"], "n") or 1 if "n" in fields else 1
-    return Response(ident, status, _headers(get("h")), payload, _plain(get("y", ""), "y", 300), attempt)
+    served_by = _plain(get("y", ""), "y", 300)
+    return Response(ident, status, _headers(get("h")), payload, served_by, attempt, *_result(fields))
+
+
+def _result(fields: dict[str, Any]) -> tuple[str, bytes]:
+    failed = _plain(fields["f"], "f", 63) if "f" in fields else ""
+    return failed, _path(fields["b"]) if "b" in fields else b""
 
 
 _CODES = {code.value: code for code in Code}
@@ -321,7 +410,8 @@ def _fault(ident: str, fields: dict[str, Any]) -> Fault:
     retryable = get("r", TABLE[code].retryable)
     if type(retryable) is not bool:
         raise DecodeError("field r is not a boolean")
-    return Fault(ident, code, _text(get("t", ""), "t", MAX_HEADER), retryable, _plain(get("y", ""), "y", 300))
+    detail, served_by = _text(get("t", ""), "t", MAX_HEADER), _plain(get("y", ""), "y", 300)
+    return Fault(ident, code, detail, retryable, served_by, *_result(fields))
 
 
 def _dead_letter(ident: str, fields: dict[str, Any], payload: bytes) -> DeadLetter:
@@ -334,7 +424,30 @@ def _dead_letter(ident: str, fields: dict[str, Any], payload: bytes) -> DeadLett
         _number(get("a", 0), "a") or 0,
         _plain(get("y", ""), "y", 300),
         payload,
+        _number(fields["s"], "s") if "s" in fields else None,
+        _excerpt(get("e", b"")),
+        _number(get("n", 0), "n") or 0,
+        _plain(get("u", ""), "u", 63),
     )
+
+
+def _excerpt(value: Any) -> bytes:
+    if not isinstance(value, bytes) or len(value) > MAX_EXCERPT:
+        raise DecodeError(f"field e is not an excerpt of at most {MAX_EXCERPT} bytes")
+    return value
+
+
+def _key(value: Any) -> str:
+    text = _text(value, "x", MAX_KEY)
+    if not text or not text.isprintable():
+        raise DecodeError("field x is not an ordering key")
+    return text
+
+
+def _path(value: Any) -> bytes:
+    if not isinstance(value, bytes) or not value.startswith(b"/") or not _clean_target(value):
+        raise DecodeError("field b is not a path")
+    return value
 
 
 def _headers(flat: Any) -> Headers:

@@ -11,6 +11,8 @@ from meshq.core.instances import EMPTY, LIVE, Service, Snapshot, State
 from meshq.core.names import topic
 from meshq.core.selectors import Address, Selector
 
+MAX_ROUTES = 10_000
+"""Addresses remembered."""
 MAX_MISSES = 3
 """How often receivers outside a selector put a message back before it is refused."""
 
@@ -39,12 +41,48 @@ def route(address: Address, snapshot: Snapshot) -> Route | Problem:
     return Route(topic(service.name, major), selector.text)
 
 
-def unroutable(address: Address, snapshot: Snapshot) -> Problem:
-    """What a call was refused for that no queue took."""
+class Routes:
+    """`route`, remembered for as long as the picture is the same one."""
+
+    def __init__(self) -> None:
+        self._picture: Snapshot | None = None
+        self._known: dict[Address, Route | Problem] = {}
+
+    def find(self, address: Address, picture: Snapshot) -> Route | Problem:
+        if picture is not self._picture:
+            self._picture, self._known = picture, {}
+        found = self._known.get(address)
+        if found is None:
+            found = route(address, picture)
+            if len(self._known) < MAX_ROUTES:
+                self._known[address] = found
+        return found
+
+
+def unroutable(address: Address, snapshot: Snapshot, key: str = "") -> Problem:
+    """What a call was refused for that no queue took; `key` is its ordering key."""
     service = snapshot.services.get(address.service)
+    if key and (snapshot is EMPTY or (service is not None and _has(service, address.selector))):
+        return Problem(
+            Code.BAD_HEADER,
+            f"Meshq-Key: {address.service} takes no messages with an ordering key; set MESHQ_ORDERED=1 there",
+        )
     if service is None or not service.majors:
         return _unknown(address, snapshot)
     return Problem(Code.NO_SUCH_VERSION, f"{address} has no queue; {_there(service)}")
+
+
+def unheard_of(address: Address, snapshot: Snapshot) -> Problem | None:
+    """What a message is refused for whose queue cannot be asked now, as far as the registry knows: it goes there later."""
+    service = snapshot.services.get(address.service)
+    if snapshot is EMPTY or (service is not None and service.majors and _has(service, address.selector)):
+        return None
+    return unroutable(address, snapshot)
+
+
+def _has(service: Service, selector: Selector | None) -> bool:
+    """Whether there is, or was, what is addressed. Anything but a bare major was routed to something that is."""
+    return selector is None or selector.major is None or selector.major in service.majors
 
 
 def _unknown(address: Address, snapshot: Snapshot) -> Problem:

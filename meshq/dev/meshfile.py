@@ -17,6 +17,10 @@ from meshq.control import SERVICE as CONTROL_SERVICE
 from meshq.core import names
 from meshq.core.names import BadName, Version
 from meshq.core.selectors import Address, parse_address
+from meshq.core.subscription_parsing import KEYS as SUBSCRIPTION_KEYS
+from meshq.core.subscription_parsing import BadSubscription, parse_short, twice
+from meshq.core.subscription_parsing import parse as parse_subscription
+from meshq.core.subscriptions import Subscription
 from meshq.settings_rules import BROKER_SCHEMES, REGISTRY_SCHEMES
 
 MAX_REPLICAS = 50
@@ -115,15 +119,6 @@ class _Strict(BaseModel):
     )
 
 
-class Subscribe(_Strict):
-    """One subscription; taken, but not served yet."""
-
-    event: Text
-    path: Annotated[Text, Field(pattern=r"^/\S*$")]
-    mode: str = "shared"
-    name: str | None = None
-
-
 class App(_Strict):
     """One entry of `apps`."""
 
@@ -136,7 +131,7 @@ class App(_Strict):
     replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = 1
     health: Annotated[str, Field(pattern=r"^(/\S*)?$")] = ""
     intercept: dict[ListenPort, Annotated[Address, BeforeValidator(_address)]] = Field(default_factory=dict)
-    subscribe: tuple[Subscribe, ...] = ()
+    subscribe: tuple[Subscription, ...] = ()
     env: dict[Annotated[str, AfterValidator(_variable_name)], Annotated[str, BeforeValidator(_variable)]] = Field(
         default_factory=dict
     )
@@ -231,10 +226,33 @@ def _apps(root: CommentedMap, faults: list[Fault]) -> Iterator[App]:
             line = _line(root, ("apps", index))
             faults.append(Fault(f"apps[{index}]", "is not a map with service, version and command", line))
             continue
+        plain = _plain(entry)
+        plain["subscribe"] = _subscriptions(plain.get("subscribe"), root, index, faults)
         try:
-            yield App.model_validate(_plain(entry))
+            yield App.model_validate(plain)
         except ValidationError as error:
             faults += _faults(error, root, ("apps", index), App)
+
+
+def _subscriptions(listed: Any, root: CommentedMap, app: int, faults: list[Fault]) -> tuple[Subscription, ...]:
+    """Read as those of the settings and of the API are."""
+    base = ("apps", app, "subscribe")
+    if listed is None:
+        return ()
+    if not isinstance(listed, list):
+        faults.append(Fault(_place(root, base), "give a list", _line(root, base)))
+        return ()
+    found = []
+    for index, entry in enumerate(listed):
+        try:
+            found.append(parse_short(entry) if isinstance(entry, str) else parse_subscription(entry))
+        except BadSubscription as bad:
+            for key, message in bad.faults:
+                location = (*base, index, key) if key else (*base, index)
+                hint = _did_you_mean(key, list(SUBSCRIPTION_KEYS)) if message == "no such key" else ""
+                faults.append(Fault(_place(root, location), message + hint, _line(root, location)))
+    faults += [Fault(_place(root, base), message, _line(root, base)) for message in twice(found)]
+    return tuple(found)
 
 
 def _plain(node: Any) -> Any:
@@ -269,7 +287,6 @@ _WORDS = {
 _SHAPES = {
     "mesh": "give lower-case letters, digits and hyphens, at most 40",
     "health": "give a path such as /healthz",
-    "path": "give a path such as /on/settled",
 }
 
 
@@ -291,7 +308,7 @@ def _fault(entry: _Entry, root: CommentedMap, model: type[BaseModel]) -> Fault:
     key = str(location[-1]) if location else ""
     message = entry.message.removeprefix("Value error, ")
     if entry.kind == "extra_forbidden":
-        message = f"no such key{_did_you_mean(key, _known(model, location))}"
+        message = f"no such key{_did_you_mean(key, _known(model))}"
     elif entry.kind == "string_pattern_mismatch":
         message = _SHAPES.get(key, message)
     elif entry.kind in ("greater_than_equal", "less_than_equal"):
@@ -301,10 +318,8 @@ def _fault(entry: _Entry, root: CommentedMap, model: type[BaseModel]) -> Fault:
     return Fault(_place(root, location), message, _line(root, location))
 
 
-def _known(model: type[BaseModel], location: Location) -> list[str]:
-    inside_subscribe = "subscribe" in location[:-1]
-    fields = (Subscribe if inside_subscribe else model).model_fields
-    return [field.alias or name for name, field in fields.items()]
+def _known(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _did_you_mean(key: str, known: list[str]) -> str:

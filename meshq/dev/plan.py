@@ -1,12 +1,14 @@
 """From mesh.yaml to what is to run: who gets which ports, which environment, which name on the terminal. Decides only;
 what the machine says (directories, programs, ports in use) is asked in checks.py."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from meshq.core.selectors import Address
+from meshq.core.subscriptions import Mode
 from meshq.dev.meshfile import App, BadMeshFile, Fault, MeshFile, place
 
 FIRST_PORT = 3600
@@ -74,6 +76,13 @@ def make_plan(
     """`folder` is where the file is. Raises BadMeshFile with everything in it that cannot be together."""
     sidecar_ports = _sidecar_ports(mesh.apps)
     faults = [*_server_faults(mesh), *_port_faults(mesh.apps, sidecar_ports, control_port)]
+    faults += [
+        Fault(
+            place(mesh.apps, index, "subscribe"), "events are posted to the app, and port: 0 says that it has no port"
+        )
+        for index, app in enumerate(mesh.apps)
+        if app.subscribe and not app.serves
+    ]
     if faults:
         raise BadMeshFile(faults)
     taken = {port for _, port in _claims(mesh.apps, sidecar_ports, control_port)}
@@ -193,9 +202,6 @@ def _port_faults(apps: tuple[App, ...], sidecar_ports: list[list[int]], control_
 
 
 def _warnings(mesh: MeshFile) -> Iterable[str]:
-    subscribing = sorted({app.service for app in mesh.apps if app.subscribe})
-    if subscribing:
-        yield f"subscribe of {', '.join(subscribing)} is not served by this version yet: no event will arrive"
     names = {app.service for app in mesh.apps}
     for app in mesh.apps:
         for port, address in app.intercept.items():
@@ -238,6 +244,16 @@ def _sidecar_environment(
         "MESHQ_DNS_PORT": str(sidecar_port + 2),
         "MESHQ_INTERCEPT": ",".join(f"{listen}={address}" for listen, address in intercept.items()),
     }
+    if logged := [*_replayed(mesh), *filter(None, [environment.get("MESHQ_LOG_EVENTS")])]:
+        # By all of them: a log has what comes after somebody asked for it, whoever is first.
+        made["MESHQ_LOG_EVENTS"] = ",".join(logged)
+    if app.subscribe:
+        made["MESHQ_SUBSCRIBE"] = json.dumps([subscription.as_json() for subscription in app.subscribe])
     if port is not None:
         made["MESHQ_APP_PORT"] = str(port)
     return made
+
+
+def _replayed(mesh: MeshFile) -> list[str]:
+    subscriptions = [subscription for app in mesh.apps for subscription in app.subscribe]
+    return sorted({str(each.events) for each in subscriptions if each.mode is Mode.REPLAY})

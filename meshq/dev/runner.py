@@ -15,6 +15,7 @@ from meshq.adapters import choose
 from meshq.adapters.clock import SystemClock
 from meshq.adapters.embedded_broker import EmbeddedHub
 from meshq.adapters.embedded_registry import EmbeddedRegistryHub
+from meshq.adapters.embedded_store import EmbeddedStoreHub
 from meshq.adapters.http_probe import probe
 from meshq.adapters.metrics import PrometheusMetrics
 from meshq.adapters.store import StoreUnusable
@@ -30,7 +31,7 @@ from meshq.dev.state import AlreadyRunning, Folder, Running
 from meshq.ports import QueueStats
 from meshq.settings import BadSettings
 from meshq.tasks import Tasks
-from meshq_sidecar.app import PortTaken
+from meshq_sidecar.listening import PortTaken
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +178,11 @@ class Runner:
             hub = EmbeddedHub(folder.path / "broker.db", clock)
             stack.push_async_callback(hub.close)
             known = EmbeddedRegistryHub(clock, folder.path / "registry.json") if plan.registry == "embedded:" else None
-            self._slots = [self._slot(unit, Inside(unit, hub, known, clock)) for unit in plan.units]
+            store = None
+            if known is not None:
+                store = EmbeddedStoreHub(clock, folder.path / "store.db")
+                stack.push_async_callback(store.close)
+            self._slots = [self._slot(unit, Inside(unit, hub, known, store, clock)) for unit in plan.units]
             registry = known.connect() if known else choose.registry(plan.registry, plan.mesh, clock)
         except StoreUnusable as error:
             raise CannotStart([str(error)]) from error

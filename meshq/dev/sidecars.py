@@ -11,6 +11,7 @@ from meshq.adapters import choose
 from meshq.adapters.embedded_broker import EmbeddedHub
 from meshq.adapters.embedded_client import EmbeddedBroker, EmbeddedSubscription
 from meshq.adapters.embedded_registry import EmbeddedRegistryHub
+from meshq.adapters.embedded_store import EmbeddedStoreHub
 from meshq.adapters.http_probe import probe
 from meshq.core.instances import State
 from meshq.dev.output import Output, say_logged, speaker
@@ -29,7 +30,7 @@ class UnitSidecar(Protocol):
     """What the runner asks of a unit's sidecar."""
 
     async def start(self) -> None:
-        """Raises meshq_sidecar.app.PortTaken."""
+        """Raises meshq_sidecar.listening.PortTaken."""
 
     async def fault(self) -> str:
         """Why it, or its app, is not ready; "" when all is well."""
@@ -46,13 +47,21 @@ class UnitSidecar(Protocol):
 
 
 class Inside:
-    def __init__(self, unit: Unit, hub: EmbeddedHub, registry: EmbeddedRegistryHub | None, clock: Clock) -> None:
-        """`registry` None: the one that the unit's settings name. Raises BadSettings."""
+    def __init__(
+        self,
+        unit: Unit,
+        hub: EmbeddedHub,
+        registry: EmbeddedRegistryHub | None,
+        store: EmbeddedStoreHub | None,
+        clock: Clock,
+    ) -> None:
+        """`registry` and `store` None: those that the unit's settings name. Raises BadSettings."""
         settings = load({name: v for name, v in unit.sidecar_environment.items() if name != "MESHQ_INTERCEPT"})
         settings = replace(with_instance(settings), intercept=dict(unit.intercept))
         joined = registry.connect() if registry else choose.registry(settings.registry_url, settings.mesh, clock)
+        kept = store.connect() if store else choose.store(settings.registry_url, settings.mesh, clock)
         self._label = unit.label
-        self._sidecar = Sidecar(settings, _LabelledBroker(hub, settings.service, unit.label), joined, clock)
+        self._sidecar = Sidecar(settings, _LabelledBroker(hub, settings.service, unit.label), joined, kept, clock)
 
     async def start(self) -> None:
         # What it starts inherits this, and so logs under its app's name.
@@ -69,7 +78,7 @@ class Inside:
 
     @property
     def at_work(self) -> int:
-        return self._sidecar.inbound.in_flight
+        return self._sidecar.in_flight
 
     async def drain(self) -> None:
         await self._sidecar.drain()
@@ -85,8 +94,10 @@ class _LabelledBroker(EmbeddedBroker):
         super().__init__(hub, user)
         self._label = label
 
-    def subscribe(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> EmbeddedSubscription:
-        return super().subscribe(queue, prefetch, _spoken_by(self._label, on_delivery))
+    def subscribe(
+        self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None], *, offset: int | str | None = None
+    ) -> EmbeddedSubscription:
+        return super().subscribe(queue, prefetch, _spoken_by(self._label, on_delivery), offset=offset)
 
 
 def _spoken_by(label: str, function: Callable[P, None]) -> Callable[P, None]:

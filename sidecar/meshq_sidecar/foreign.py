@@ -3,6 +3,7 @@ the body as it is and the properties as headers."""
 
 import re
 from itertools import count
+from secrets import token_hex
 
 from meshq.core.http import Headers
 from meshq.core.message import Request, is_id
@@ -13,6 +14,8 @@ _UNCLEAN = re.compile(r"[^\x20-\x7e]")
 MAX_HEADERS = 100
 
 _count = count(1)
+_run = token_hex(6)
+"""Of this process: the app takes an id that it has seen for a repetition."""
 
 
 def as_request(delivery: Delivery) -> Request:
@@ -29,7 +32,7 @@ def as_request(delivery: Delivery) -> Request:
         lowered = str(name).lower()
         if _TOKEN.fullmatch(lowered) and not lowered.startswith("meshq-") and len(headers) < MAX_HEADERS:
             headers.append((str(name).encode(), _value(value)))
-    ident = delivery.message_id if is_id(delivery.message_id) else f"foreign-{next(_count)}"
+    ident = delivery.message_id if is_id(delivery.message_id) else f"foreign-{_run}-{next(_count)}"
     return Request(ident, "POST", b"/", [(b"Host", b"localhost"), *headers], delivery.body, "")
 
 

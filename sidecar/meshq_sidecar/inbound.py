@@ -9,121 +9,110 @@ delivery that is not `live` is let go of unless it runs already; and one that co
 here, is recognised by its id.
 """
 
-import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, cast
 
-from meshq.core import topology
-from meshq.core.delivery import Drop, GiveBack, Reason, Refuse, Reply, Start, before_call, settle_call, time_left_ms
-from meshq.core.errors import TABLE, Problem
-from meshq.core.headers import carry, carry_response
-from meshq.core.http import Failed, Headers, HttpRequest, HttpResponse
-from meshq.core.message import (
-    CONTENT_TYPE,
-    DeadLetter,
-    DecodeError,
-    Fault,
-    Request,
-    Response,
-    decode,
-    encode_dead_letter,
-    encode_fault,
-    encode_request,
-    encode_response,
-    is_id,
+from meshq.core import dead, topology
+from meshq.core.delivery import (
+    Bury,
+    Drop,
+    GiveBack,
+    Reason,
+    Refuse,
+    Reply,
+    Start,
+    before_call,
+    settle_call,
+    time_left_ms,
 )
-from meshq.core.names import BadName, Version
-from meshq.core.selectors import Selector, parse_selector
-from meshq.ports import Broker, BrokerState, Clock, Delivery, HttpClient, Metrics, Publication, Published, Subscription
-from meshq_sidecar.foreign import as_request
+from meshq.core.errors import TABLE, Code, Problem
+from meshq.core.headers import carry_response
+from meshq.core.http import Failed, HttpResponse, header
+from meshq.core.message import DecodeError, Fault, Request, Response, encode_fault, encode_response
+from meshq.core.selectors import Selector
+from meshq.ports import Broker, BrokerState, Clock, Delivery, Metrics, Subscription
+from meshq_sidecar.giving_back import give_back
+from meshq_sidecar.identity import Identity, Sender, sender_of
+from meshq_sidecar.local_app import LocalApp
+from meshq_sidecar.once import Answer, Away, Handle, NotKept, OncePerKey, Reused, Token, Verdict
+from meshq_sidecar.reading import asked, read
 from meshq_sidecar.replies import Replies
+from meshq_sidecar.settling import Settler
+from meshq_sidecar.shared_delivery import shared
 
 logger = logging.getLogger(__name__)
 
 REMEMBERED = 10_000
 """Ids of deliveries that ended here or were let go of unstarted: more than can be redelivered after one loss (the prefetch
 of every queue), with room."""
-DEAD_RETRY_SECONDS = 5.0
-
-
-class Identity(NamedTuple):
-    """Who we are, as others see it."""
-
-    service: str
-    version: Version
-    instance: str
-
-    def __str__(self) -> str:
-        return f"{self.service}/{self.version}/{self.instance}"
-
-
-class Limits(NamedTuple):
-    concurrency: int
-    app_timeout: float
-    """Seconds."""
-    attempts: int
-    """How often in all a call that is safe to repeat is tried."""
-
-    @property
-    def prefetch(self) -> int:
-        """Messages fetched at once: what is at the app, and what it takes up while more is on its way."""
-        return min(500, 4 * self.concurrency)
 
 
 class _Job:
     """One request from the queue, until it is settled."""
 
-    __slots__ = ("cancel", "delivery", "received", "request", "selector", "started", "topic")
+    __slots__ = ("delivery", "ended", "received", "request", "selector", "token", "topic")
 
     def __init__(
-        self, topic: str, delivery: Delivery, request: Request, selector: Selector | None, received: float
+        self,
+        topic: str,
+        delivery: Delivery,
+        request: Request,
+        selector: Selector | None,
+        received: float,
+        ended: Callable[[], None] | None,
     ) -> None:
         self.topic = topic
         self.delivery = delivery
         self.request = request
         self.selector = selector
         self.received = received
-        self.started = 0.0
+        self.ended = ended
+        self.token: Token | None = None
+        """Its claim on its idempotency key."""
 
 
 class Inbound:
-    """`app_refused` is called when the app did not take a connection: it should be probed, and until it is well again
-    `pause` keeps messages in the queue."""
+    """`prefetch` is the most messages fetched at once from each queue; `attempts` how often in all a call that is safe to repeat is
+    tried. `settler` buries what cannot be read; `once` sees to idempotency keys."""
 
     def __init__(
         self,
         broker: Broker,
-        client: HttpClient,
+        app: LocalApp,
         clock: Clock,
         metrics: Metrics,
         identity: Identity,
         topics: tuple[str, ...],
-        limits: Limits,
-        token: str,
-        app_refused: Callable[[], None],
+        prefetch: int,
+        attempts: int,
+        settler: Settler,
+        once: OncePerKey,
     ) -> None:
         self._broker = broker
-        self._client = client
+        self._app = app
         self._clock = clock
         self._metrics = metrics
         self._identity = identity
         self._served_by = str(identity)
         self._topics = topics
-        self._limits = limits
-        self._token = token.encode()
-        self._app_refused = app_refused
+        self._prefetch = prefetch
+        self._attempts = attempts
+        self._settler = settler
+        self._once = once
         self._proves = broker.user == identity.service
         self._subscriptions: list[Subscription] = []
         self._waiting: deque[_Job] = deque()
+        self._asking: set[_Job] = set()
+        """Their idempotency key is being asked about, or is another's at the moment."""
         self._running: set[_Job] = set()
         self._answered = _Recent()
         self._let_go = _Recent()
         """Deliveries of lost connections that had not started, with the broker's count of deliveries then."""
         self._replies = Replies(broker, clock, metrics, self._check_idle)
         self._idle: Callable[[], None] | None = None
+        app.gate.pull(self._pull)
         broker.on_state(self._on_broker_state)
 
     @property
@@ -140,9 +129,7 @@ class Inbound:
         """The app is ready: consume. Idempotent."""
         if not self._subscriptions:
             self._subscriptions = [
-                self._broker.subscribe(
-                    topology.call_queue(topic), self._limits.prefetch, partial(self._on_delivery, topic)
-                )
+                self._broker.subscribe(topology.call_queue(topic), self._prefetch, partial(self._on_delivery, topic))
                 for topic in self._topics
             ]
 
@@ -154,6 +141,9 @@ class Inbound:
         waiting, self._waiting = self._waiting, deque()
         for job in waiting:
             self._give_back(job, GiveBack(job.request, Reason.NOT_READY))
+        asking, self._asking = self._asking, set()
+        for job in asking:
+            self._give_back(job, GiveBack(job.request, Reason.NOT_READY))
 
     def when_idle(self, callback: Callable[[], None]) -> None:
         """Call back once nothing runs and every reply is sent; at once if so already."""
@@ -164,45 +154,60 @@ class Inbound:
 
     def _on_delivery(self, topic: str, delivery: Delivery) -> None:
         try:
-            requests = self._read(delivery)
+            requests = [asked(message) for message in read(delivery)]
         except DecodeError as error:
-            self._dead(topic, delivery, "undecodable", str(error))
+            self._settler.bury_unread(delivery, topic, Bury(dead.UNDECODABLE, str(error)))
             return
-        settled = delivery if len(requests) == 1 else cast(Delivery, _Shared(delivery, len(requests)))
+        settled = shared(delivery, len(requests))
         for request, selector in requests:
-            self._take(_Job(topic, settled, request, selector, self._clock.monotonic()))
+            self.take(topic, settled, request, selector, None)
 
-    def _read(self, delivery: Delivery) -> list[tuple[Request, Selector | None]]:
-        if delivery.content_type != CONTENT_TYPE:
-            return [(as_request(delivery), None)]
-        requests = []
-        for message in decode(delivery.body):
-            if not isinstance(message, Request):
-                raise DecodeError(f"a {type(message).__name__} lies in a queue for requests")
-            try:
-                requests.append((message, parse_selector(message.selector) if message.selector else None))
-            except BadName as error:
-                raise DecodeError(f"field s: {error}") from error
-        return requests
-
-    def _take(self, job: _Job) -> None:
-        if job.delivery.redelivered:
+    def take(
+        self,
+        topic: str,
+        delivery: Delivery,
+        request: Request,
+        selector: Selector | None,
+        ended: Callable[[], None] | None,
+    ) -> None:
+        """A waited call came. `ended` is called when it is settled."""
+        job = _Job(topic, delivery, request, selector, self._clock.monotonic(), ended)
+        if not delivery.live:
+            self._let_it_go(job)
+            return
+        if delivery.redelivered:
             self._metrics.count("redelivered")
             if self._came_before(job):
                 return
-        if len(self._running) < self._limits.concurrency and not self._waiting:
+        if self._app.gate.free and not self._waiting:
             self._begin(job)
         else:
             self._waiting.append(job)
+
+    def _pull(self) -> bool:
+        if not self._waiting:
+            self._check_idle()
+            return False
+        job = self._waiting.popleft()
+        if job.delivery.live:
+            self._begin(job)
+        else:
+            self._let_it_go(job)
+        return True
 
     def _came_before(self, job: _Job) -> bool:
         """Whether this is a message that runs here or was answered here, delivered again after a lost connection."""
         for running in self._running:
             if running.request.id == job.request.id and running.request.attempt == job.request.attempt:
-                running.delivery = job.delivery
+                if running.delivery.live:  # the sender's repetition of it, which gets the same answer
+                    job.delivery.ack()
+                else:
+                    running.delivery = job.delivery
+                self._end(job)
                 return True
         if self._answered.get(job.request.id) is not None:
             job.delivery.ack()
+            self._end(job)
             return True
         return False
 
@@ -227,48 +232,51 @@ class Inbound:
 
     def _start(self, job: _Job) -> None:
         request = job.request
+        if job.token is None and header(request.headers, b"idempotency-key") is not None:
+            self._asking.add(job)
+            self._once.begin(request, job.topic, self._sender(job).scope, partial(self._on_verdict, job))
+            return
         self._running.add(job)
-        job.started = self._clock.monotonic()
-        outgoing = HttpRequest(request.method.encode(), request.target, self._app_headers(job), request.body)
-        self._client.request(outgoing, self._limits.app_timeout, lambda outcome: self._on_outcome(job, outcome))
+        self._app.ask(request, job.topic, self._sender(job), request.target, partial(self._on_outcome, job))
 
-    def _app_headers(self, job: _Job) -> Headers:
-        request = job.request
-        added = [
-            (b"Meshq-Message-Id", request.id.encode()),
-            (b"Meshq-Attempt", b"%d" % request.attempt),
-            (b"Meshq-Topic", job.topic.encode()),
-        ]
-        caller, proved = self._caller(job)
-        if caller:
-            added.append((b"Meshq-Caller" if proved else b"Meshq-Caller-Claimed", caller.encode()))
-        if request.deadline_ms is not None:
-            added.append((b"Meshq-Deadline", b"%d" % request.deadline_ms))
-        # The caller's sidecar has done this; but here stands what anyone wrote who may publish to us.
-        carried = carry(request.headers)
-        if b"idempotency-key" not in carried.noted:
-            added.append((b"Idempotency-Key", request.id.encode()))
-        if self._token:
-            added.append((b"Meshq-Token", self._token))
-        return carried.headers + added
+    def _sender(self, job: _Job) -> Sender:
+        return sender_of(job.request, job.delivery.user_id, self._identity.service, self._proves)
 
-    def _caller(self, job: _Job) -> tuple[str, bool]:
-        """(who calls, whether that is proved): by the broker's word for who published it, or, in a message that our own
-        service gave back, by what it had found."""
-        request, user = job.request, job.delivery.user_id
-        if user and user == request.caller:
-            return user, True
-        if request.proved_caller and self._proves and user == self._identity.service:
-            return request.proved_caller, True
-        return request.caller, False
+    def _on_verdict(self, job: _Job, verdict: Verdict) -> None:
+        if job not in self._asking:  # given back meanwhile
+            if isinstance(verdict, Handle):
+                self._once.release(verdict.token)
+            return
+        self._asking.discard(job)
+        match verdict:
+            case Handle(token):
+                job.token = token
+                self._waiting.append(job)
+                self._app.gate.fill()
+            case Answer(response, served_by):
+                self._reply(job, response, served_by)
+            case NotKept(status):
+                detail = f"this key was handled and answered {status}; the answer was too large to be kept"
+                self._reply_fault(job, Problem(Code.ANSWER_NOT_KEPT, detail))
+            case Reused():
+                detail = "this Idempotency-Key was used before with another body"
+                self._reply_fault(job, Problem(Code.KEY_REUSED, detail))
+            case Away():
+                detail = (
+                    "the registry's server, which knows of idempotency keys, is away; without a key it would be handled"
+                )
+                self._reply_fault(job, Problem(Code.UNAVAILABLE, detail))
 
     # --- what the app made of it ------------------------------------------------------------------------------------------
 
     def _on_outcome(self, job: _Job, outcome: HttpResponse | Failed) -> None:
+        decision = settle_call(job.request, outcome, self._attempts)
+        if job.token is not None and isinstance(decision, Reply):
+            # The answer is kept before it is given: a repeat that comes after it finds it.
+            token, job.token = job.token, None
+            self._once.finish(token, decision.response, partial(self._on_kept, job, decision.response))
+            return
         self._running.discard(job)
-        code = str(outcome.status) if isinstance(outcome, HttpResponse) else outcome.failure.value
-        self._metrics.handled(job.topic, code, self._clock.monotonic() - job.started)
-        decision = settle_call(job.request, outcome, self._limits.attempts)
         match decision:
             case Reply(response):
                 self._reply(job, response)
@@ -276,29 +284,26 @@ class Inbound:
                 self._reply_fault(job, problem)
             case GiveBack():
                 self._give_back(job, decision)
-                if decision.reason is Reason.NOT_READY:
-                    self._app_refused()
-        self._next()
 
-    def _next(self) -> None:
-        while self._waiting and len(self._running) < self._limits.concurrency:
-            job = self._waiting.popleft()
-            if job.delivery.live:
-                self._begin(job)
-            else:
-                self._let_it_go(job)
+    def _on_kept(self, job: _Job, response: HttpResponse) -> None:
+        self._running.discard(job)
+        self._reply(job, response)
         self._check_idle()
 
-    def _reply(self, job: _Job, response: HttpResponse) -> None:
+    def _reply(self, job: _Job, response: HttpResponse, served_by: str = "") -> None:
+        """`served_by`: who handled the first message with this key."""
         request = job.request
         keep_length = request.method == "HEAD" or response.status == 304
         headers = carry_response(response.headers, keep_length)
-        message = Response(request.id, response.status, headers, response.body, self._served_by, request.attempt)
+        message = Response(
+            request.id, response.status, headers, response.body, served_by or self._served_by, request.attempt
+        )
         self._send_reply(job, encode_response(message))
 
     def _reply_fault(self, job: _Job, problem: Problem) -> None:
         if not job.delivery.reply_to:  # nobody to tell: it must not vanish
-            self._dead(job.topic, job.delivery, problem.code.value, problem.detail)
+            self._settler.bury_unread(job.delivery, job.topic, Bury(problem.code.value, problem.detail))
+            self._end(job)
             return
         retryable = TABLE[problem.code].retryable if problem.retryable is None else problem.retryable
         message = Fault(job.request.id, problem.code, problem.detail, retryable, self._served_by)
@@ -310,6 +315,7 @@ class Inbound:
             return
         self._answered.put(job.request.id, 1)
         self._replies.put(job.request.id, body, job.delivery)
+        self._end(job)
 
     def _on_broker_state(self, state: BrokerState) -> None:
         self._replies.on_state(state)
@@ -317,8 +323,7 @@ class Inbound:
     # --- settling without an answer ---------------------------------------------------------------------------------------
 
     def _give_back(self, job: _Job, back: GiveBack) -> None:
-        """To the queue again: as a copy, because the flag that a requeue sets would forbid a call that must not be repeated
-        (and a copy can carry the counts). Without a connection to publish on, a requeue is what is left."""
+        """To its queue again."""
         request = back.request
         waited_ms = int((self._clock.monotonic() - job.received) * 1000)
         left_ms = time_left_ms(request, self._clock.mesh_ms(), self._clock.synchronised, waited_ms)
@@ -326,53 +331,23 @@ class Inbound:
         if not job.delivery.live:
             self._let_it_go(job)
             return
-        if left_ms is not None and left_ms <= 0:
-            self._finish(job)
-            return
-        caller, proved = self._caller(job)
-        copy = request._replace(left_ms=left_ms, proved_caller=caller if proved else "")
-        publication = Publication(
-            topology.CALLS,
-            topology.call_key(job.topic),
-            encode_request(copy),
-            request.id,
-            "call",
-            job.delivery.reply_to,
-            left_ms,
-        )
-        if self._broker.send(publication):
-            job.delivery.ack()
-        else:
-            job.delivery.requeue()
-
-    def _dead(self, topic: str, delivery: Delivery, reason: str, detail: str) -> None:
-        """Publish it with the reason to the dead letters, then acknowledge it; if that fails, later again."""
-        logger.error("a message in %s is dead: %s", delivery.queue, detail)
-        self._metrics.count(f"dead_lettered:{reason}")
-        queue = topology.dead_queue(topic)
-        ident = delivery.message_id if is_id(delivery.message_id) else "unknown"
-        letter = DeadLetter(
-            ident, reason, detail, delivery.queue, self._clock.mesh_ms(), self._served_by, delivery.body
-        )
-        publication = Publication(topology.DEAD, queue, encode_dead_letter(letter), ident, "dead")
-
-        def publish() -> None:
-            if delivery.live:
-                self._broker.publish(publication, done)
-
-        def done(fate: Published) -> None:
-            if fate is Published.CONFIRMED:
-                delivery.ack()
-                return
-            logger.error("the dead message of %s could not be moved to %s: %s", delivery.queue, queue, fate.value)
-            # Kept unacknowledged meanwhile: given back, it would come again at once.
-            asyncio.get_running_loop().call_later(DEAD_RETRY_SECONDS, publish)
-
-        publish()
+        sender = self._sender(job)
+        copy = request._replace(left_ms=left_ms, proved_caller=sender.name if sender.proved else "")
+        give_back(self._broker, job.topic, job.delivery, copy)
+        self._end(job)
 
     def _finish(self, job: _Job) -> None:
         self._answered.put(job.request.id, 1)
         job.delivery.ack()
+        self._end(job)
+
+    def _end(self, job: _Job) -> None:
+        if job.token is not None:
+            self._once.release(job.token)
+            job.token = None
+        ended, job.ended = job.ended, None
+        if ended is not None:
+            ended()
 
     def _was_let_go(self, job: _Job) -> bool:
         """Delivered once more than when it was let go of here: nobody else had it in between."""
@@ -384,9 +359,10 @@ class Inbound:
         count = job.delivery.deliveries
         if count is not None:
             self._let_go.put(job.request.id, count)
+        self._end(job)
 
     def _check_idle(self) -> None:
-        if self._idle is None or self._running or self._waiting or not self._replies.idle:
+        if self._idle is None or self._running or self._waiting or self._asking or not self._replies.idle:
             return
         callback, self._idle = self._idle, None
         callback()
@@ -403,30 +379,3 @@ class _Recent:
         self._numbers[ident] = number
         if len(self._numbers) > REMEMBERED:
             self._numbers.popitem(last=False)
-
-
-class _Shared:
-    """The delivery of a pack: acknowledged once each of its messages is, put back if one is."""
-
-    def __init__(self, delivery: Delivery, messages: int) -> None:
-        self._delivery = delivery
-        self._left = messages
-        self._requeue = False
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._delivery, name)
-
-    def ack(self) -> None:
-        self._settle(requeue=False)
-
-    def requeue(self) -> None:
-        self._settle(requeue=True)
-
-    def _settle(self, requeue: bool) -> None:
-        self._left -= 1
-        self._requeue |= requeue
-        if self._left == 0:
-            if self._requeue:
-                self._delivery.requeue()
-            else:
-                self._delivery.ack()

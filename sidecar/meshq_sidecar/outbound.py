@@ -12,9 +12,10 @@ from meshq.core.headers import Carried, carry
 from meshq.core.hosts import Whose, is_foreign, read_host
 from meshq.core.selectors import Address
 from meshq.ports import Exchange
+from meshq.sending import Sender
 
-Api = Callable[[Exchange, bytes], None]
-"""Answers what is under /v1/ besides calls; the path without its query."""
+Api = Callable[[Exchange, Carried, bytes], None]
+"""Answers what is under /v1/ besides calls: what `carry` made of the fields, and the target. May raise Refused."""
 Forward = Callable[[Exchange, str, int, bytes], None]
 """Answers from a host outside the mesh: host, port, origin-form target."""
 
@@ -34,6 +35,7 @@ class Outbound:
     def __init__(
         self,
         caller: Caller,
+        sender: Sender,
         api: Api,
         forward: Forward,
         *,
@@ -43,6 +45,7 @@ class Outbound:
         passthrough: tuple[str, ...],
     ) -> None:
         self._caller = caller
+        self._sender = sender
         self._api = api
         self._forward = forward
         self._domain = domain
@@ -130,13 +133,14 @@ class Outbound:
             host = f"{address.service}.{self._domain}".encode()
             self._call(exchange, carried, address, path, host, Route.PATH)
         else:
-            self._api(exchange, target)
+            self._api(exchange, carried, target)
 
     def _call(
         self, exchange: Exchange, carried: Carried, address: Address, target: bytes, host: bytes | None, route: str
     ) -> None:
         call = read_call(exchange.request, address, target, host, carried, route)
-        exchange.on_hangup(self._caller.call(call, exchange.respond))
+        send = self._caller.call if call.durable is None else self._sender.send
+        exchange.on_hangup(send(call, exchange.respond))
 
     def _check_caller(self, carried: Carried) -> None:
         """Neither a web page from elsewhere nor somebody without the token may speak here (research, D.5)."""

@@ -11,8 +11,10 @@ import uvloop
 from meshq import logs
 from meshq.adapters import choose
 from meshq.adapters.clock import SystemClock
+from meshq.adapters.spool import SpoolUnusable
 from meshq.settings import EXIT_BAD_SETTINGS, Settings
-from meshq_sidecar.app import PortTaken, Sidecar
+from meshq_sidecar.app import Sidecar
+from meshq_sidecar.listening import PortTaken
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +40,11 @@ async def _run(settings: Settings) -> int:
         name = f"meshq {settings.service} {settings.instance}"
         broker = choose.broker(settings.broker_url, name, settings.service, clock, tls)
         registry = choose.registry(settings.registry_url, settings.mesh, clock)
-    except (ValueError, OSError) as error:
+        store = choose.store(settings.registry_url, settings.mesh, clock)
+        sidecar = Sidecar(settings, broker, registry, store, clock)
+    except (ValueError, OSError, SpoolUnusable) as error:
         print(f"meshq-sidecar: {error}", file=sys.stderr)
         return EXIT_BAD_SETTINGS
-    sidecar = Sidecar(settings, broker, registry, clock)
     try:
         await sidecar.start()
     except PortTaken as taken:

@@ -18,22 +18,24 @@ REPLIES = "amq.rabbitmq.reply-to"
 PREFETCH = 100
 
 
-async def _channel(url: str) -> Any:
+async def open_channel(url: str) -> Any:
+    """A channel of pika's on a connection of its own."""
     loop = asyncio.get_running_loop()
     opened: asyncio.Future[Any] = loop.create_future()
     AsyncioConnection(pika.URLParameters(url), on_open_callback=opened.set_result, custom_ioloop=loop)
-    return await _await((await opened).channel, "on_open_callback")
+    return await completed((await opened).channel, "on_open_callback")
 
 
-async def _await(operation: Callable[..., Any], name: str = "callback", *args: Any, **kwargs: Any) -> Any:
+async def completed(operation: Callable[..., Any], name: str = "callback", *args: Any, **kwargs: Any) -> Any:
+    """What pika calls back with."""
     done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     operation(*args, **kwargs, **{name: done.set_result})
     return await done
 
 
 async def serve(url: str) -> None:
-    channel = await _channel(url)
-    await _await(channel.queue_declare, queue=QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+    channel = await open_channel(url)
+    await completed(channel.queue_declare, queue=QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
     channel.basic_qos(prefetch_count=PREFETCH)
 
     def on_request(channel: Any, method: Any, properties: Any, body: bytes) -> None:
@@ -41,13 +43,13 @@ async def serve(url: str) -> None:
         channel.basic_publish("", properties.reply_to, body, answer)
         channel.basic_ack(method.delivery_tag)
 
-    await _await(channel.basic_consume, queue=QUEUE, on_message_callback=on_request)
+    await completed(channel.basic_consume, queue=QUEUE, on_message_callback=on_request)
     print("ready", flush=True)
     await asyncio.Event().wait()
 
 
 async def call(url: str, concurrency: int, seconds: float) -> None:
-    channel = await _channel(url)
+    channel = await open_channel(url)
     loop = asyncio.get_running_loop()
     pending: dict[str, asyncio.Future[None]] = {}
     ids = itertools.count()
@@ -55,7 +57,7 @@ async def call(url: str, concurrency: int, seconds: float) -> None:
     def on_reply(channel: Any, method: Any, properties: Any, body: bytes) -> None:
         pending.pop(properties.correlation_id).set_result(None)
 
-    await _await(channel.basic_consume, queue=REPLIES, on_message_callback=on_reply, auto_ack=True)
+    await completed(channel.basic_consume, queue=REPLIES, on_message_callback=on_reply, auto_ack=True)
 
     async def one() -> None:
         ident = str(next(ids))

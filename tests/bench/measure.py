@@ -1,4 +1,8 @@
-"""Processes, their CPU time and memory, and one client's run over them."""
+"""Processes, their CPU time and memory, and one client's run over them.
+
+A client is a process that prints `measuring` when what counts begins, and then its figures as one line of JSON:
+`{"calls","seconds","cpu","p50_ms","p99_ms"}`, calls being messages, cpu its own seconds; no percentiles where nothing waits.
+"""
 
 import asyncio
 import json
@@ -25,15 +29,19 @@ class Sample:
 
     case: str
     concurrency: int
+    """Messages under way at once."""
     rate: float
-    """Calls a second."""
-    p50_ms: float
-    p99_ms: float
+    """Messages a second."""
+    p50_ms: float | None
+    p99_ms: float | None
+    """Of what the client waits for: one message, or one batch. None where nobody waits."""
     cpu_ms: dict[str, float]
-    """CPU milliseconds a call, by process."""
+    """CPU milliseconds a message, by process."""
     rss_mb: dict[str, float]
     steal_percent: float
     """Of the machine's time taken by others on its host: distrust a round with much of it."""
+    group: str = "calls"
+    """Which floor it is beside: the case `floor` of the same group, concurrency and round."""
     round: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -42,7 +50,10 @@ class Sample:
 
     def __str__(self) -> str:
         cpu = " ".join(f"{name} {ms:.3f}" for name, ms in self.cpu_ms.items())
-        return f"{self.case} at {self.concurrency}: {self.rate:.0f}/s p50 {self.p50_ms:.1f} p99 {self.p99_ms:.1f} ms, cpu ms {cpu}"
+        waited = (
+            "" if self.p50_ms is None or self.p99_ms is None else f" p50 {self.p50_ms:.1f} p99 {self.p99_ms:.1f} ms"
+        )
+        return f"{self.group}/{self.case} at {self.concurrency}: {self.rate:.0f}/s{waited}, cpu ms {cpu}"
 
 
 class Host:
@@ -111,30 +122,54 @@ class Host:
         return False
 
 
-def run_client(case: str, command: Sequence[str], concurrency: int, seconds: float, pids: Mapping[str, int]) -> Sample:
+def run_client(
+    case: str, command: Sequence[str], concurrency: int, seconds: float, pids: Mapping[str, int], group: str = "calls"
+) -> Sample:
     """Run a closed-loop client process; CPU of `pids` and of the broker over its measured time."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command, "--concurrency", str(concurrency), "--seconds", str(seconds)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    with client(*command, "--concurrency", str(concurrency), "--seconds", str(seconds)) as process:
+        return measured(process, case, concurrency, pids, group)
+
+
+@contextmanager
+def client(*module: str) -> Iterator["subprocess.Popen[str]"]:
+    """`python -m <module>`, which ends by itself unless the body raises."""
+    process = subprocess.Popen([sys.executable, "-m", *module], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        _expect(process, "measuring")
-        before = {name: Host.cpu_seconds(pid) for name, pid in pids.items()}
-        broker_before = {pid: Host.cpu_seconds(pid) for pid in Host.beams()}
-        host_before = Host.times()
-        result = json.loads(process.stdout.readline())
-        after = {name: Host.cpu_seconds(pid) for name, pid in pids.items()}
-        # A node starts short-lived helpers of its own; one that ended meanwhile used nothing worth counting.
-        broker_used = sum(Host.cpu_seconds(pid) - broker_before[pid] for pid in Host.beams() if pid in broker_before)
-        total, stolen = (b - a for a, b in zip(host_before, Host.times(), strict=True))
-    finally:
+        yield process
         process.wait(30)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(10)
         process.stdout.close()
+
+
+def measured(
+    process: "subprocess.Popen[str]",
+    case: str,
+    concurrency: int,
+    pids: Mapping[str, int],
+    group: str,
+    role: str = "client",
+) -> Sample:
+    """What a client process (`role` is its name among the CPU figures) says, and the CPU of `pids` and of the broker meanwhile."""
+    assert process.stdout is not None
+    expect(process, "measuring")
+    before = {name: Host.cpu_seconds(pid) for name, pid in pids.items()}
+    broker_before = {pid: Host.cpu_seconds(pid) for pid in Host.beams()}
+    host_before = Host.times()
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{group}/{case}: the client ended without figures")
+    result = json.loads(line)
+    after = {name: Host.cpu_seconds(pid) for name, pid in pids.items()}
+    # A node starts short-lived helpers of its own; one that ended meanwhile used nothing worth counting.
+    broker_used = sum(Host.cpu_seconds(pid) - broker_before[pid] for pid in Host.beams() if pid in broker_before)
+    total, stolen = (b - a for a, b in zip(host_before, Host.times(), strict=True))
     calls = result["calls"]
     cpu = {name: (after[name] - before[name]) * 1000 / calls for name in pids}
-    cpu |= {"client": result["cpu"] * 1000 / calls, "broker": broker_used * 1000 / calls}
+    cpu |= {role: result["cpu"] * 1000 / calls, "broker": broker_used * 1000 / calls}
     return Sample(
         case,
         concurrency,
@@ -144,18 +179,44 @@ def run_client(case: str, command: Sequence[str], concurrency: int, seconds: flo
         {name: round(ms, 4) for name, ms in cpu.items()},
         {name: round(Host.rss_mb(pid), 1) for name, pid in pids.items()},
         round(100 * stolen / (total or 1), 1),
+        group,
     )
 
 
-def _expect(process: "subprocess.Popen[str]", word: str) -> None:
+def expect(process: "subprocess.Popen[str]", word: str) -> None:
+    """Raises RuntimeError when the next line it prints is another."""
     assert process.stdout is not None
     line = process.stdout.readline().strip()
     if line != word:
         raise RuntimeError(f"the client said {line!r}, not {word!r}")
 
 
-async def closed_loop(call: Callable[[], Awaitable[None]], concurrency: int, seconds: float) -> None:
-    """`concurrency` callers, each with one call at a time; prints `measuring` after warming up, then the figures."""
+class Tally:
+    """The figures of a client that drains: from the first message to the `count`-th."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._seen = 0
+        self.full = asyncio.Event()
+
+    def add(self, messages: int = 1) -> None:
+        if not self._seen:
+            self._begun, self._cpu = time.perf_counter(), time.process_time()
+            print("measuring", flush=True)
+        self._seen += messages
+        if self._seen >= self._count and not self.full.is_set():
+            took, cpu = time.perf_counter() - self._begun, time.process_time() - self._cpu
+            print(json.dumps(_figures(self._seen, took, cpu, None, None)), flush=True)
+            self.full.set()
+
+
+def _figures(calls: int, seconds: float, cpu: float, p50_ms: float | None, p99_ms: float | None) -> dict[str, Any]:
+    return {"calls": calls, "seconds": seconds, "cpu": cpu, "p50_ms": p50_ms, "p99_ms": p99_ms}
+
+
+async def closed_loop(call: Callable[[], Awaitable[None]], concurrency: int, seconds: float, messages: int = 1) -> None:
+    """`concurrency` callers, each with one call at a time; prints `measuring` after warming up, then the figures. `messages` is
+    how many there are in a call."""
     clock = time.perf_counter
 
     async def caller(end: float, took: list[float]) -> None:
@@ -172,14 +233,9 @@ async def closed_loop(call: Callable[[], Awaitable[None]], concurrency: int, sec
     print("measuring", flush=True)
     cpu, begun = time.process_time(), clock()
     took = sorted(await all_until(begun + seconds))
-    figures = {
-        "calls": len(took),
-        "seconds": clock() - begun,
-        "cpu": time.process_time() - cpu,
-        "p50_ms": took[len(took) // 2] * 1000,
-        "p99_ms": took[int(len(took) * 0.99)] * 1000,
-    }
-    print(json.dumps(figures), flush=True)
+    ended, used = clock() - begun, time.process_time() - cpu
+    p50_ms, p99_ms = (took[int(len(took) * part)] * 1000 for part in (0.5, 0.99))
+    print(json.dumps(_figures(len(took) * messages, ended, used, p50_ms, p99_ms)), flush=True)
 
 
 def wait_until(predicate: Callable[[], bool], what: str) -> float:

@@ -1,4 +1,4 @@
-"""Two sidecars as processes of their own, an echo app behind one, as a pod each would have them."""
+"""Sidecars as processes of their own, as a pod each would have them, and the pair of them that waited calls go through."""
 
 import os
 import subprocess
@@ -15,6 +15,7 @@ from tests.bench.measure import Host, wait_until
 from tests.servers.processes import free_port
 
 SERVICE = "echo"
+CALLER = "caller"
 
 
 @dataclass(frozen=True)
@@ -29,20 +30,46 @@ class Pair:
 @contextmanager
 def pair(broker_url: str, registry_url: str) -> Iterator[Pair]:
     app_port = free_port()
+    common = mesh_settings(broker_url, registry_url)
     with ExitStack() as stack:
         app = stack.enter_context(Host.process("tests.bench.echo", str(app_port), says="ready"))
-        common = {"MESHQ_BROKER_URL": broker_url, "MESHQ_REGISTRY_URL": registry_url, "MESHQ_LOG_LEVEL": "warning"}
-        callee = {"MESHQ_SERVICE": SERVICE, "MESHQ_APP_PORT": str(app_port), "MESHQ_APP_CONCURRENCY": "64"}
-        b, _, b_after = stack.enter_context(_sidecar({**common, **callee}))
-        a, a_port, a_after = stack.enter_context(_sidecar({**common, "MESHQ_SERVICE": "caller"}))
+        callee = stack.enter_context(sidecar(common | app_settings(app_port)))
+        callee_after = callee.wait_ready()
+        caller = stack.enter_context(sidecar({**common, "MESHQ_SERVICE": CALLER}))
+        caller_after = caller.wait_ready()
         # For its first seconds a connection has calls confirmed (amqp_publisher.SETTLING); what is measured is what follows.
         threading.Event().wait(SETTLING)
-        pids = {"app": app.pid, "sidecar A": a.pid, "sidecar B": b.pid}
-        yield Pair(a_port, pids, {"sidecar A": a_after, "sidecar B": b_after})
+        pids = {"app": app.pid, "sidecar A": caller.pid, "sidecar B": callee.pid}
+        yield Pair(caller.port, pids, {"sidecar A": caller_after, "sidecar B": callee_after})
+
+
+def mesh_settings(broker_url: str, registry_url: str) -> dict[str, str]:
+    return {"MESHQ_BROKER_URL": broker_url, "MESHQ_REGISTRY_URL": registry_url, "MESHQ_LOG_LEVEL": "warning"}
+
+
+def app_settings(app_port: int) -> dict[str, str]:
+    return {"MESHQ_SERVICE": SERVICE, "MESHQ_APP_PORT": str(app_port), "MESHQ_APP_CONCURRENCY": "64"}
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """A sidecar's process, begun and perhaps not ready yet."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+    admin_port: int
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait_ready(self) -> float:
+        """Seconds that it took."""
+        return wait_until(lambda: _ready(self.process, self.admin_port), "a ready sidecar")
 
 
 @contextmanager
-def _sidecar(settings: Mapping[str, str]) -> Iterator[tuple["subprocess.Popen[bytes]", int, float]]:
+def sidecar(settings: Mapping[str, str]) -> Iterator[Sidecar]:
     port, admin = free_port(), free_port()
     env = {
         **os.environ,
@@ -53,10 +80,14 @@ def _sidecar(settings: Mapping[str, str]) -> Iterator[tuple["subprocess.Popen[by
     }
     process = subprocess.Popen([sys.executable, "-m", "meshq_sidecar"], env=env)
     try:
-        yield process, port, wait_until(lambda: _ready(process, admin), "a ready sidecar")
+        yield Sidecar(process, port, admin)
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
 
 
 def _ready(process: "subprocess.Popen[bytes]", admin_port: int) -> bool:

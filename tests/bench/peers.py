@@ -7,15 +7,37 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.bench.measure import Sample
 from tests.servers.rabbitmq import Cluster
 
-PEERS = ("aiopika_plain", "nameko_rpc", "faststream_rabbit", "moleculer")
 QUEUES = "quorum"
+VHOST = "/"
+"""The only one that the harness knows."""
+
+
+class Workload(NamedTuple):
+    """One of the harness's, and which of its cases stands beside a group of ours."""
+
+    name: str
+    peers: tuple[str, ...]
+    case: str = ""
+    concurrency: int | None = None
+    """Messages under way at once; None: as its result says."""
+
+
+# Moleculer neither publishes with confirms nor drains durably: the library under it stands in.
+WORKLOADS = {
+    "calls": Workload("w1", ("aiopika_plain", "nameko_rpc", "faststream_rabbit", "moleculer")),
+    "durable": Workload("w2", ("aiopika_plain", "nameko_rpc", "faststream_rabbit", "amqplib"), "c32", 32),
+    "batch": Workload("w2", ("aiopika_plain", "faststream_rabbit", "amqplib"), "bulk100", 100),
+    "drain": Workload("w3", ("aiopika_plain", "nameko_rpc", "faststream_rabbit", "amqplib"), "drain", 1),
+}
+NAMES = frozenset(peer for workload in WORKLOADS.values() for peer in workload.peers)
 
 
 class Harness:
@@ -28,14 +50,14 @@ class Harness:
         }
         self._rounds = 0
 
-    def cases(self, seconds: float) -> dict[str, Callable[[], Iterator[Sample]]]:
-        return {peer: lambda peer=peer: self._run(peer, seconds) for peer in PEERS}  # type: ignore[misc]
-
-    def _run(self, peer: str, seconds: float) -> Iterator[Sample]:
+    def run(self, group: str, peer: str, seconds: float, count: int) -> Iterator[Sample]:
+        """`count` messages are drained, where that is what is done."""
+        workload = WORKLOADS[group]
         self._rounds += 1
         out = f"{peer}-{self._rounds}"
-        command = [self._env["BENCH_PY"], "run_peers.py", "w1", "--rounds", "1", "--only", f"{peer}:{QUEUES}"]
-        command += ["--secs", str(seconds), "--out", out]
+        command = [self._env["BENCH_PY"], "run_peers.py", workload.name, "--rounds", "1", "--only", f"{peer}:{QUEUES}"]
+        command += ["--secs", str(seconds), "--n", str(count), "--out", out]
+        command += ["--cases", workload.case] if workload.case else []
         log = self._folder / "logs" / f"{out}.log"
         log.parent.mkdir(exist_ok=True)
         with log.open("w") as output:
@@ -50,7 +72,15 @@ class Harness:
                 continue
             cpu = {**row["cpu_by_role"], "broker": row["broker_cpu_s_per_1k"]}
             yield Sample(
-                peer, row["conc"], row["rate"], row["p50_ms"], row["p99_ms"], cpu, row["rss_mb"], row["host_steal_pct"]
+                peer,
+                workload.concurrency or row["conc"],
+                row["rate"],
+                row.get("p50_ms"),
+                row.get("p99_ms"),
+                cpu,
+                row["rss_mb"],
+                row["host_steal_pct"],
+                group,
             )
 
 

@@ -116,7 +116,7 @@ class Replies:
         self.answers = Recorder[tuple[str, Delivery]]()
         self.unroutable = Recorder[str]()
         self.losses = Recorder[None]()
-        self.refused = Recorder[tuple[str, str]]()
+        self.refused = Recorder[tuple[str, str, str]]()
         self.sends_lost = Recorder[None]()
 
     def on_reply(self, correlation_id: str, delivery: Delivery) -> None:
@@ -128,8 +128,8 @@ class Replies:
     def on_replies_lost(self) -> None:
         self.losses(None)
 
-    def on_refused(self, key: str, reason: str) -> None:
-        self.refused((key, reason))
+    def on_refused(self, exchange: str, key: str, reason: str) -> None:
+        self.refused((exchange, key, reason))
 
     def on_sends_lost(self) -> None:
         self.sends_lost(None)

@@ -15,6 +15,7 @@ import uvloop
 
 from tests.contract.broker_rigs import BrokerRig, EmbeddedRig, RabbitRig
 from tests.contract.registry_rigs import EmbeddedRegistryRig, RedisRig, RegistryRig
+from tests.contract.store_rigs import EmbeddedStoreRig, RedisStoreRig, StoreRig
 from tests.servers.rabbitmq import Cluster
 from tests.servers.redis import RedisDatabases
 
@@ -30,6 +31,12 @@ BROKERS = (
 )
 REGISTRIES = (
     "embedded",
+    pytest.param("redis", marks=pytest.mark.redis),
+    pytest.param("redis8", marks=pytest.mark.docker),
+)
+STORES = (
+    "embedded",
+    "embedded on disk",
     pytest.param("redis", marks=pytest.mark.redis),
     pytest.param("redis8", marks=pytest.mark.docker),
 )
@@ -57,6 +64,17 @@ def registries(request: pytest.FixtureRequest) -> Iterator[RegistryRig]:
     server.empty(url)
 
 
+@pytest.fixture(params=STORES)
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreRig]:
+    if request.param.startswith("embedded"):
+        yield EmbeddedStoreRig(tmp_path / "store.db" if request.param == "embedded on disk" else None)
+        return
+    server: RedisDatabases = request.getfixturevalue("redis_server" if request.param == "redis" else "redis8")
+    url = server.new_database()
+    yield RedisStoreRig(url)
+    server.empty(url)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a coroutine function in a loop of its own, and close its rigs in there."""
@@ -74,5 +92,5 @@ async def _run(test: Any, arguments: dict[str, Any]) -> None:
             await test(**arguments)
     finally:
         for value in arguments.values():
-            if isinstance(value, BrokerRig | RegistryRig):
+            if isinstance(value, BrokerRig | RegistryRig | StoreRig):
                 await value.close()

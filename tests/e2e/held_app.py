@@ -9,6 +9,8 @@ of one service may share one. By its path a request gets
     /garbage           what is not HTTP
     /half              the beginning of an answer, then the connection's end
     /busy              how many requests were here at once, at most
+    /mode/<mode>       from now on `anything else` is treated so: `well`, `slow` (held until the mode changes, then answered),
+                       `garbage`, `half`, or a status
     anything else      its own body again
 """
 
@@ -29,11 +31,24 @@ class App(ThreadingHTTPServer):
         self._here = 0
         self.most = 0
         self.released: dict[str, threading.Event] = defaultdict(threading.Event)
+        self._mode = threading.Condition()
+        self._called = "well"
         super().__init__(("127.0.0.1", port), Handler)
 
     def note(self, record: dict[str, object]) -> None:
         """One write, so that apps that share the journal do not write into each other's lines."""
         os.write(self._journal, json.dumps(record).encode() + b"\n")
+
+    def change(self, mode: str) -> None:
+        with self._mode:
+            self._called = mode
+            self._mode.notify_all()
+
+    def mode(self) -> str:
+        """How a request is treated; waits while that is `slow`."""
+        with self._mode:
+            self._mode.wait_for(lambda: self._called != "slow")
+            return self._called
 
     def enter(self, number: int) -> None:
         with self._lock:
@@ -59,6 +74,9 @@ class Handler(BaseHTTPRequestHandler):
         if first == "release":
             self.server.released[name].set()
             self.answer(200, b"")
+        elif first == "mode":
+            self.server.change(name)
+            self.answer(200, b"")
         elif first == "busy":
             self.answer(200, b"%d" % self.server.most)
         else:
@@ -71,6 +89,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if first == "hold":
                 self.server.released[name].wait()
+            elif first not in ("status", "bytes", "garbage", "half"):
+                first, name = _as_told(self.server.mode(), first, name)
         finally:
             self.server.enter(-1)
         match first:
@@ -101,6 +121,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """The journal is the log."""
+
+
+def _as_told(mode: str, first: str, name: str) -> tuple[str, str]:
+    if mode in ("garbage", "half"):
+        return mode, ""
+    return ("status", mode) if mode.isdigit() else (first, name)
 
 
 if __name__ == "__main__":

@@ -241,6 +241,10 @@ class App:
         """Answer what is held as /hold/<name>, and what will come by that name."""
         ask(self.port, f"/release/{name}")
 
+    def mode(self, name: str) -> None:
+        """From now on: `well`, `slow`, `garbage`, `half` or a status (held_app.py)."""
+        ask(self.port, f"/mode/{name}")
+
     def most_at_once(self) -> int:
         return int(ask(self.port, "/busy").body)
 
@@ -259,6 +263,7 @@ class Mesh:
 
     def __init__(self, broker_url: str, registry_url: str, folder: Path) -> None:
         self.broker_url = broker_url
+        self.registry_url = registry_url
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self._common = {
@@ -270,9 +275,9 @@ class Mesh:
         self._apps: list[App] = []
         self._sidecars: list[Sidecar] = []
 
-    def sidecar(self, service: str, **settings: str) -> Sidecar:
-        """A sidecar that is starting; `settings` without their MESHQ_."""
-        named = {f"MESHQ_{name.upper()}": value for name, value in settings.items()}
+    def sidecar(self, service: str, variables: Mapping[str, str] | None = None, /, **settings: str) -> Sidecar:
+        """A sidecar that is starting; `settings` without their MESHQ_, `variables` as they are."""
+        named = {f"MESHQ_{name.upper()}": value for name, value in settings.items()} | dict(variables or {})
         log = self.folder / f"{service}-{len(self._sidecars)}.log"
         found = Sidecar(service, self._common | named, log)
         self._sidecars.append(found)
@@ -284,10 +289,10 @@ class Mesh:
         self._apps.append(found)
         return found.start()
 
-    def pod(self, service: str, **settings: str) -> Pod:
+    def pod(self, service: str, variables: Mapping[str, str] | None = None, /, **settings: str) -> Pod:
         """A held app and its sidecar, starting."""
         app = self.app(service)
-        return Pod(app, self.sidecar(service, app_port=str(app.port), **settings))
+        return Pod(app, self.sidecar(service, variables, app_port=str(app.port), **settings))
 
     def close(self) -> None:
         for sidecar in self._sidecars:

@@ -15,6 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.e2e.dev_mesh import ROOT, Dev, ask, echo, free_ports, meshq, running, wait_gone, write_mesh
+from tests.servers.processes import wait_for
 
 SHOP = ROOT / "examples" / "shop"
 SUMMARY = r"(\d+) calls, (\d+) answered, 0 not answered, 0 not as expected"
@@ -88,6 +89,17 @@ def test_each_version_answers_for_itself(shop: Shop) -> None:
     for major, version in (("1", "1.4.2"), ("2", "2.0.0")):
         answer = ask(shop.sidecar, "GET", f"/v1/call/orders@{major}/orders?limit=1")
         assert answer.headers["Meshq-Served-By"].startswith(f"orders/{version}/")
+
+
+def test_an_order_is_told_to_whoever_subscribed(shop: Shop) -> None:
+    def ordered(item: str) -> int:
+        return int(ask(shop.sidecar, "GET", "/v1/call/storefront/bestsellers").body["ordered"].get(item, 0))
+
+    for major in ("1", "2"):
+        line = {"customer": "ada", "item": f"kettle {major}", "quantity": 3, "unit_cents": 5, "charge": "c"}
+        placed = ask(shop.sidecar, "POST", f"/v1/call/orders@{major}/orders", json.dumps(line))
+        assert placed.status == 201
+    wait_for(lambda: ordered("kettle 1") == ordered("kettle 2") == 3, 30, "the storefront to hear of both")
 
 
 def test_an_app_that_is_killed_comes_back_and_calls_go_on(shop: Shop) -> None:

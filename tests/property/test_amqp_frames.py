@@ -103,6 +103,7 @@ def test_a_header_is_read_as_pika_reads_it(given_properties: BasicProperties, ch
     assert (kind, read_channel, end + 1) == (frames.FRAME_HEADER, channel, len(wire))
     read_size, read = frames.read_header(wire[start:end])
     assert read_size == size
+    assert frames.has_headers(wire[start:end]) == (given_properties.headers is not None)
     if given_properties.cluster_id is not None:
         assert read is None, "only pika reads that"
         return
@@ -122,7 +123,7 @@ def test_a_delivery_is_read_as_pika_reads_it(
     assert frame is not None
     payload = wire[frame[2] : frame[3]]
     assert int.from_bytes(payload[:4], "big") == frames.DELIVER == Basic.Deliver.INDEX
-    assert frames.read_deliver(payload) == (tag, redelivered)
+    assert frames.read_deliver(payload) == (tag, redelivered, exchange.encode())
 
 
 @given(tags, st.booleans(), channels)

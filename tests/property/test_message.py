@@ -24,9 +24,11 @@ texts = st.text(max_size=60)
 numbers = st.integers(0, 2**53 - 1)
 targets = st.binary(max_size=80).map(lambda b: b"/" + b.translate(None, b"\r\n\0\t ")) | st.just(b"*")
 bodies = st.binary(max_size=300)
+paths = st.binary(max_size=40).map(lambda b: b"/" + b.translate(None, b"\r\n\0\t "))
+printable = st.text(st.characters(categories=["L", "N", "P", "S"], include_characters=" "), max_size=200)
+shorts = st.from_regex(r"[!-~]{0,30}", fullmatch=True)
 
-requests = st.builds(
-    Request,
+asked = (
     ids,
     st.sampled_from(["GET", "POST", "M-SEARCH", "x"]),
     targets,
@@ -40,10 +42,29 @@ requests = st.builds(
     numbers,
     words,
 )
-responses = st.builds(Response, ids, st.integers(200, 999), fields, bodies, words, st.integers(1, 2**53 - 1))
-faults = st.builds(Fault, ids, st.sampled_from(Code), texts, st.booleans(), words)
-dead_letters = st.builds(DeadLetter, ids, words, texts, texts, numbers, words, bodies)
-messages: st.SearchStrategy[Message] = st.one_of(requests, responses, faults, dead_letters)
+nothing = st.just("")
+waited = st.builds(Request, *asked, st.none(), printable, nothing, st.just(b""), nothing, st.just(0))
+sent = st.builds(Request, *asked, numbers, printable, shorts, st.just(b"") | paths, shorts, numbers)
+callbacks = st.just(b"") | paths
+responses = st.builds(
+    Response, ids, st.integers(200, 999), fields, bodies, words, st.integers(1, 2**53 - 1), words, callbacks
+)
+faults = st.builds(Fault, ids, st.sampled_from(Code), texts, st.booleans(), words, words, callbacks)
+dead_letters = st.builds(
+    DeadLetter,
+    ids,
+    words,
+    texts,
+    texts,
+    numbers,
+    words,
+    bodies,
+    st.none() | numbers,
+    st.binary(max_size=1024),
+    numbers,
+    words,
+)
+messages: st.SearchStrategy[Message] = st.one_of(waited, sent, responses, faults, dead_letters)
 
 
 @given(st.lists(messages, min_size=1, max_size=5))
@@ -72,7 +93,7 @@ def test_any_bytes_as_a_header(header: bytes, payload: bytes) -> None:
 
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | texts | st.binary(max_size=30)
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4))
-keys = st.sampled_from("kimphefsdwnocytrqa") | texts
+keys = st.sampled_from("kimphefsdwnocytrqaxvbju") | texts
 kinds = st.sampled_from("qrfx")
 
 
@@ -85,6 +106,16 @@ def test_any_map_as_a_header(header: dict[str, object], kind: str, ident: str, p
 seeds = st.sampled_from(
     [b"".join(map(encode, pack)) for _, pack in GOOD] + [wire for _, wire in BAD if len(wire) < 500]
 )
+
+
+of_durable = st.fixed_dictionaries({"a": st.none() | numbers, "m": st.just("GET"), "p": paths, "h": st.just([])})
+
+
+@given(of_durable, st.dictionaries(st.sampled_from("xvbrjfswd"), values | words | paths | numbers, max_size=6), ids)
+def test_anything_in_the_fields_of_a_durable_request(
+    header: dict[str, object], more: dict[str, object], ident: str
+) -> None:
+    survives(record(more | header | {"k": "q", "i": ident}))
 
 
 @given(seeds, st.data())

@@ -8,12 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.servers import faketime
 from tests.servers.find import RABBITMQ_URL, REDIS_URL, rabbitmq_source, redis_source
 
 NEEDS: tuple[tuple[str, str, str, Callable[[], str | None]], ...] = (
     ("RabbitMQ", "rabbitmq-server", RABBITMQ_URL, rabbitmq_source),
     ("Redis", "redis-server", REDIS_URL, redis_source),
 )
+
+
+TOOLS: tuple[tuple[str, Callable[[], str | None]], ...] = (
+    ("iptables", lambda: shutil.which("iptables")),
+    ("libfaketime", faketime.library),
+)
+"""Debian packages that single tests need, and where what they bring is found. Those tests fail without."""
 
 
 def main() -> int:
@@ -23,8 +31,9 @@ def main() -> int:
         variables = " and ".join(variable for _, _, variable, _ in missing)
         print(f"the tests need {names}: install it, start Docker, or set {variables} to a running one", file=sys.stderr)
         return 1
-    if missing:
-        packages = [package for _, package, _, _ in missing]
+    packages = [package for _, package, _, _ in missing]
+    packages += [package for package, find in TOOLS if find() is None and _can_install()]
+    if packages:
         print(f"tests: installing the Debian package(s) {' '.join(packages)}", flush=True)
         _install(packages)
     for name, _, _, source in NEEDS:

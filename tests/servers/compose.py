@@ -33,6 +33,8 @@ class Service:
     """A service of the file in a container."""
 
     def __init__(self, name: str, file: dict[str, Any], network: Network, folder: Path) -> None:
+        self.name = name
+        self._network = network
         self.spec = file["services"][name]
         self.ports = {int(port.rpartition(":")[2]): free_port() for port in self.spec["ports"]}
         self._container = container(self.spec["image"], self.ports).with_network(network).with_network_aliases(name)
@@ -58,6 +60,11 @@ class Service:
         self._container.stop()
         for volume in self._volumes:
             self._container.get_docker_client().client.volumes.get(volume).remove()
+
+    @property
+    def network(self) -> Any:
+        """The Docker client's own object."""
+        return self._container.get_docker_client().client.networks.get(self._network.name)
 
     @property
     def handle(self) -> Any:
@@ -86,6 +93,7 @@ class ComposeNode:
         self.service = service
         self.amqp_port = service.ports[5672]
         self.management_port = service.ports[15672]
+        self._cut = False
 
     def kill(self) -> None:
         self.service.process.kill()
@@ -103,6 +111,22 @@ class ComposeNode:
         self.service.handle.reload()
         if self.service.handle.status == "paused":
             self.service.handle.unpause()
+
+    def cut(self) -> None:
+        self.service.network.disconnect(self.service.handle)
+        self._cut = True
+
+    def mend(self) -> None:
+        if self._cut:
+            self.service.network.connect(self.service.handle, aliases=[self.service.name])
+            self._cut = False
+
+    def ctl(self, *arguments: str) -> str:
+        code, output = self.service.handle.exec_run(["rabbitmqctl", *arguments])
+        said: str = output.decode(errors="replace")
+        if code:
+            raise RuntimeError(f"rabbitmqctl {' '.join(arguments)}: {said}")
+        return said
 
     def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
         wait_for(lambda: listening(self.amqp_port) and self.service.healthy(), timeout, f"{self.name} ready", poll=0.5)

@@ -5,6 +5,7 @@ their own, one HOME with their own Erlang cookie, and read none of the system's 
 """
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from tests.servers.management import Management, Refused, unique
 from tests.servers.processes import LOOPBACK, NoServer, ServerProcess, free_port, listening, wait_for
+from tests.servers.wire import Wire
 
 BROKER_CONFIG = Path(__file__).parents[2] / "broker-config"
 
@@ -46,6 +48,15 @@ class Node(Protocol):
         """Freeze it: connections stay open, nothing answers (SIGSTOP)."""
 
     def resume(self) -> None: ...
+    def cut(self) -> None:
+        """Let nothing through between it and the others, its clients too, in both directions: as if its switch had died."""
+
+    def mend(self) -> None:
+        """Undo `cut`; does nothing where there was none."""
+
+    def ctl(self, *arguments: str) -> str:
+        """What `rabbitmqctl <arguments>` says there. Raises RuntimeError."""
+
     def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
         """Until it takes AMQP connections. Raises TimeoutError."""
 
@@ -132,6 +143,7 @@ class Cluster:
     def restore(self) -> None:
         """Undo what a test did to the nodes, and wait until the cluster is healthy again."""
         for node in self.nodes:
+            node.mend()
             node.resume()
             node.start()
         self.wait_healthy()
@@ -181,12 +193,14 @@ class LocalNode:
 
     def __init__(self, name: str, script: Path, folder: Path, epmd_port: int) -> None:
         self.name = name
+        self._script = script
         self.amqp_port = free_port()
         self.management_port = free_port()
         self.folder = folder
         folder.mkdir()
-        environment = self._environment(epmd_port, free_port())
-        self._process = ServerProcess([str(script)], folder / "output", environment, folder)
+        self._env = self._environment(epmd_port, free_port())
+        self._wire = Wire(self.amqp_port)
+        self._process = ServerProcess([*self._wire.command, str(script)], folder / "output", self._env, folder)
 
     def configure(self, seed: "LocalNode") -> None:
         """Write its settings. `seed` founds the cluster, alone and at once; the others join it. Started together with the
@@ -250,6 +264,19 @@ raft.wal_max_size_bytes = 16777216
     def resume(self) -> None:
         self._process.send(SIGCONT)
 
+    def cut(self) -> None:
+        self._wire.cut()
+
+    def mend(self) -> None:
+        self._wire.mend()
+
+    def ctl(self, *arguments: str) -> str:
+        command = [str(self._script.with_name("rabbitmqctl")), "--node", self.name, *arguments]
+        done = subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise RuntimeError(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
     def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
         try:
             wait_for(self._ready_or_dead, timeout, f"{self.name} ready")
@@ -287,6 +314,7 @@ def local_cluster(script: Path, size: int = 3) -> Iterator[Cluster]:
         yield cluster
     finally:
         for node in nodes:
+            node.mend()
             node.kill()
         epmd.kill()
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,17 +2,22 @@
 
 publish   publish durably for ever, many at once, and write the number of each to the output as it is confirmed
 consume   publish 0 to 5, take 0 to 3, acknowledge 0 and 2, write "ready", then wait to be killed
+delay     publish with delays of 0 to 2 s for ever, many at once, and write the number of each as it is confirmed
 hold      open the file, write "ready", wait
 """
 
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from meshq.adapters.clock import SystemClock
 from meshq.adapters.embedded_broker import EmbeddedHub
 from meshq.adapters.embedded_client import EmbeddedBroker
+from meshq.core import topology
+from meshq.core.topology import Binding, Topology
 from meshq.ports import Delivery, Published
 from tests.contract.broker_rigs import Recorder, message, published, queue
 
@@ -24,7 +29,7 @@ def say(word: str) -> None:
     os.write(1, f"{word}\n".encode())
 
 
-async def publish(broker: EmbeddedBroker) -> None:
+async def publish(broker: EmbeddedBroker, delays: Sequence[int] = ()) -> None:
     number = 0
     room = asyncio.Semaphore(AT_ONCE)
 
@@ -36,7 +41,11 @@ async def publish(broker: EmbeddedBroker) -> None:
     while True:
         await room.acquire()
         body = b"%d " % number + bytes(number % 5000)
-        broker.publish(message(NAME, body, f"m{number}"), lambda fate, n=number: done(fate, n))  # type: ignore[misc]
+        publication = message(NAME, body, f"m{number}")
+        if delays:
+            key = topology.delay_key(delays[number % len(delays)], NAME)
+            publication = publication._replace(exchange=topology.DELAY, key=key)
+        broker.publish(publication, lambda fate, n=number: done(fate, n))  # type: ignore[misc]
         number += 1
 
 
@@ -58,7 +67,9 @@ async def main(mode: str, path: Path) -> None:
     await broker.open()
     if mode != "hold":
         await broker.declare(queue(NAME))
-        await {"publish": publish, "consume": consume}[mode](broker)
+        back = Binding(topology.RETURN, NAME, f"#.{NAME}")
+        await broker.declare(Topology(bindings=(back,)))
+        await {"publish": publish, "consume": consume, "delay": partial(publish, delays=(0, 1, 2))}[mode](broker)
     say("ready")
     await asyncio.Event().wait()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pika
+import pika.channel
 import pika.connection
 import pika.exceptions
 import pika.frame
@@ -67,6 +68,8 @@ def test_nothing_between_pika_and_us_overrides_them() -> None:
         (BaseConnection._proto_connection_made, "self._transport = transport"),
         (BaseConnection._adapter_emit_data, "self._transport.write(data)"),
         (pika.connection.Connection._terminate_stream, "self._error = error"),
+        (pika.connection.Connection._close_channels, "self._channels[channel_number]"),
+        (pika.channel.Channel.close, "for consumer_tag in list(self._consumers.keys())"),
         (pika.connection.Connection._trim_frame_buffer, "self.bytes_received += byte_count"),
         (pika.connection.Connection._output_marshaled_frames, "self.bytes_sent += len(marshaled_frame)"),
     ],

@@ -3,7 +3,7 @@
 import pytest
 
 from meshq.adapters.amqp_channel import ChannelLost
-from meshq.adapters.amqp_topology import fault, refused, refused_calls
+from meshq.adapters.amqp_topology import fault, refused, refused_publish
 
 OLD = "ACCESS_REFUSED - access to queue 'meshq.orders.v1.call' in vhost 'shop' refused for user 'ada'"
 NEW = "ACCESS_REFUSED - configure access to queue 'meshq.orders.v1.call' in vhost 'shop' refused for user 'ada'"
@@ -27,6 +27,14 @@ def test_a_refusal_of_something_else_still_says_what_the_broker_said() -> None:
     assert OLD in said
 
 
-@pytest.mark.parametrize(("text", "key"), [(TOPIC, "orders.v1.call"), (CALLS, ""), (REPLIES, None), (OLD, None)])
-def test_which_calls_are_refused(text: str, key: str | None) -> None:
-    assert refused_calls(text) == key
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (TOPIC, ("meshq.calls", "orders.v1.call")),
+        (CALLS, ("meshq.calls", "")),
+        (REPLIES, ("meshq.replies", "a.b.c")),
+        (OLD, None),
+    ],
+)
+def test_what_may_not_be_published(text: str, place: tuple[str, str] | None) -> None:
+    assert refused_publish(text) == place

@@ -14,7 +14,7 @@ from meshq.adapters.embedded_client import EmbeddedBroker
 from meshq.calling import Caller
 from meshq.core import topology
 from meshq.core.callreq import Call
-from meshq.core.errors import Code
+from meshq.core.errors import Code, Problem
 from meshq.core.http import HttpResponse, header
 from meshq.core.instances import EMPTY, Instance, Service, Snapshot, State
 from meshq.core.message import Fault, Message, Request, Response, decode, encode
@@ -42,9 +42,9 @@ def call(address: str = "orders@1", method: str = "GET", *, timeout_ms: int = 30
 class World:
     """A caller called `checkout`, and the queue of `orders.v1` with somebody who takes what comes."""
 
-    def __init__(self, callers_user: str = "checkout", consume: bool = True) -> None:
+    def __init__(self, callers_user: str = "checkout", consume: bool = True, room: int = 100_000) -> None:
         self.clock = ManualClock()
-        self.hub = EmbeddedHub(None, self.clock)
+        self.hub = EmbeddedHub(None, self.clock, max_messages=room)
         self.broker = self.hub.connect(callers_user)
         self.orders = self.hub.connect("orders")
         self.metrics = Counted()
@@ -58,7 +58,7 @@ class World:
         await self.broker.open()
         await self.orders.open()
         if self._consume:
-            await self.orders.declare(topology.calls("orders.v1"))
+            await self.orders.declare(topology.service("orders.v1"))
             self.orders.subscribe("meshq.orders.v1.call", 20_000, self._take)
         return self
 
@@ -273,7 +273,7 @@ def test_one_service_cannot_take_every_place(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(calling, "MAX_PENDING", 6)
 
     async def test(world: World) -> None:
-        await world.orders.declare(topology.calls("billing.v1") + topology.calls("stock.v1"))
+        await world.orders.declare(topology.service("billing.v1") + topology.service("stock.v1"))
         for _ in range(3):
             world.ask()
         assert not world.answers
@@ -481,11 +481,10 @@ def test_a_held_call_that_cannot_be_sent_even_then_is_answered() -> None:
     async def test(world: World) -> None:
         world.broker.drop("cut by the test")
         world.ask()
-        world.hub._max_messages = 0
         await world.broker.open()
         assert code(await world.answer()) == "overloaded"
 
-    run(test)
+    run(test, room=0)
 
 
 def test_a_caller_made_on_an_open_connection_holds_calls_too() -> None:
@@ -503,10 +502,84 @@ def test_a_caller_made_on_an_open_connection_holds_calls_too() -> None:
 
 def test_more_than_the_broker_takes() -> None:
     async def test(world: World) -> None:
-        world.hub._max_messages = 0
         world.ask()
         response = await world.answer()
         assert (code(response), len(world.caller)) == ("overloaded", 0)
+
+    run(test, room=0)
+
+
+# --- keys, priorities, backlog -----------------------------------------------------------------------------------------------------
+
+
+def test_a_call_with_a_key_has_its_queue() -> None:
+    async def test(world: World) -> None:
+        partition = topology.partition_of("customer-7")
+        await world.orders.declare(topology.service("orders.v1", ordered=True))
+        world.orders.subscribe(topology.key_queue("orders.v1", partition), 10, world._take)
+        to, request = await world.ask_one(call(key="customer-7"))
+        assert (request.key, request.durable) == ("customer-7", False)
+        world.reply(to, OK._replace(id=request.id))
+        assert (await world.answer()).status == 201
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("address", "picture", "expected"),
+    [
+        ("orders@1", ORDERS, "bad-header"),
+        ("orders", ORDERS, "bad-header"),
+        ("orders@1", EMPTY, "bad-header"),
+        ("orders@9", ORDERS, "no-such-version"),
+        ("nobody@1", ORDERS, "unknown-service"),
+    ],
+)
+def test_a_key_to_who_takes_none(address: str, picture: Snapshot, expected: str) -> None:
+    async def test(world: World) -> None:
+        world.picture = picture
+        world.ask(call(address, key="customer-7"))
+        response = await world.answer()
+        assert code(response) == expected
+        assert (b"MESHQ_ORDERED" in response.body) == (expected == "bad-header")
+
+    run(test)
+
+
+def test_a_priority_goes_with_the_message() -> None:
+    async def test(world: World) -> None:
+        await world.ask_one(call(priority=8))
+        await world.ask_one()
+        assert [delivery.properties().get("priority") for delivery, _ in world.taken] == [8, None]
+
+    run(test)
+
+
+def test_a_right_that_is_missing_for_keys_is_missing_for_keys_only() -> None:
+    async def test(world: World) -> None:
+        world.caller.on_refused(topology.CALLS, topology.key_key("orders.v1", topology.partition_of("a")), "no right")
+        world.ask(call(key="a"))
+        assert code(await world.answer()) == "denied"
+        await world.ask_one()
+
+    run(test)
+
+
+def test_too_much_waits_there_already() -> None:
+    async def test(world: World) -> None:
+        asked = []
+
+        def full(service: str, queue: str) -> Problem | None:
+            asked.append((service, queue))
+            return Problem(Code.OVERLOADED, "too much")
+
+        broker = world.hub.connect("late")
+        caller = Caller(broker, world.clock, world.metrics, lambda: world.picture, "late", "l-1", full)
+        caller.call(call(), world.answers.append)
+        caller.call(call(key="a"), world.answers.append)
+        assert [code(await world.answer()) for _ in range(2)] == ["overloaded"] * 2
+        partition = topology.partition_of("a")
+        assert asked == [("orders", "meshq.orders.v1.call"), ("orders", f"meshq.orders.v1.key.{partition}")]
 
     run(test)
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from meshq.core.callreq import DEFAULT_TIMEOUT_MS, Call, read_call, split_path
+from meshq.core.callreq import Call, Durable, read_call, split_path
 from meshq.core.errors import Code, Refused
+from meshq.core.fields import DEFAULT_TIMEOUT_MS, MAX_CALLBACK
 from meshq.core.http import Headers, HttpRequest
 from meshq.core.selectors import parse_address
 
@@ -93,7 +94,8 @@ BAD: list[tuple[bytes, list[bytes]]] = [
     (b"Meshq-Version", [b"", b"x", b"1.x", b"\xff"]),
     (b"Meshq-Timeout", [b"", b"5", b"-1s", b"0s", b"0.0001s", b"25h", b"1e3s", b"\xff", b"999999999999d"]),
     (b"Meshq-Deadline", [b"", b"soon", b"-1", b"1.5", b"1" * 16, b"\xb2", b"+1"]),
-    (b"Meshq-Key", [b"customer-7"]),
+    (b"Meshq-Key", [b"", b"k" * 201, b"\xff", b"a\tb", b"a\x7f", "a\u200b".encode()]),
+    (b"Meshq-Priority", [b"", b"High", b"9", b"urgent", b"\xff"]),
     (b"Meshq-Delay", [b"5s"]),
     (b"Meshq-Callback", [b"/done"]),
 ]
@@ -103,6 +105,60 @@ BAD: list[tuple[bytes, list[bytes]]] = [
 def test_a_bad_header_is_named(name: bytes, value: bytes) -> None:
     with pytest.raises(Refused, match=name.decode()) as refused:
         read((name, value))
+    assert refused.value.problem.code is Code.BAD_HEADER
+
+
+@pytest.mark.parametrize("key", ["customer-7", "k" * 200, "Größe 7", "é" * 200])
+def test_an_ordering_key(key: str) -> None:
+    assert read((b"Meshq-Key", key.encode())).key == key
+
+
+@pytest.mark.parametrize(("value", "priority"), [(b"low", 1), (b"normal", 4), (b"high", 8)])
+def test_a_priority(value: bytes, priority: int) -> None:
+    assert read((b"Meshq-Priority", value)).priority == priority
+
+
+ASYNC = (b"Prefer", b"respond-async")
+
+
+def test_a_durable_call() -> None:
+    assert read(ASYNC).durable == Durable()
+    assert read((b"prefer", b"Respond-Async; x=y, wait=10")).durable == Durable(wait=10)
+    assert read((b"Prefer", b"wait=10"), ASYNC).durable == Durable(wait=10), "several fields are one"
+    everything = read(ASYNC, (b"Meshq-Delay", b"2s"), (b"Meshq-Callback", b"/done?a=b"), (b"Meshq-Key", b"k"))
+    assert (everything.durable, everything.key) == (Durable(2, b"/done?a=b"), "k")
+
+
+@pytest.mark.parametrize("value", [b"", b"wait=10", b"return=minimal", b"respond-asynchronously", b'"respond-async"'])
+def test_other_wishes_make_no_durable_call(value: bytes) -> None:
+    assert read((b"Prefer", value)).durable is None
+
+
+def test_wishes_go_on_to_the_app() -> None:
+    wishes = [ASYNC, (b"Prefer", b"return=minimal"), TRACE]
+    assert read(*wishes).headers == wishes
+    assert read((b"Connection", b"prefer"), *wishes).durable == Durable()
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(b"0s", 0), (b"1ms", 1), (b"250ms", 1), (b"1s", 1), (b"1.001s", 2), (b"1m", 60), (b"12d", 1_036_800)],
+)
+def test_a_delay_is_in_whole_seconds_and_never_shorter(value: bytes, seconds: int) -> None:
+    assert read(ASYNC, (b"Meshq-Delay", value)).durable == Durable(delay=seconds)
+
+
+BAD_DURABLE: list[tuple[bytes, list[bytes]]] = [
+    (b"Meshq-Delay", [b"", b"5", b"-1s", b"13d", b"289h", b"soon", b"\xff"]),
+    (b"Meshq-Callback", [b"", b"done", b"http://x/", b"/a b", b"/a\tb", b"/\xc3\xa9", b"/" + b"a" * MAX_CALLBACK]),
+    (b"Meshq-Timeout", [b"5"]),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD_DURABLE for value in values])
+def test_a_bad_header_of_a_durable_call_is_named(name: bytes, value: bytes) -> None:
+    with pytest.raises(Refused, match=name.decode()) as refused:
+        read(ASYNC, (name, value))
     assert refused.value.problem.code is Code.BAD_HEADER
 
 

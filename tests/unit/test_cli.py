@@ -50,6 +50,12 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free_port: int) -> 
         ["call", "orders", "/", "-H", "A: b\r\nC: d"],
         ["call", "orders", "/", "-d", "@not-there"],
         ["call", "orders", "/", "-X", "GET POST"],
+        ["publish"],
+        ["publish", "Payments.settled"],
+        ["publish", "payments.settled@x"],
+        ["publish", "payments.*"],
+        ["publish", "payments.settled", "-H", "no colon"],
+        ["publish", "payments.settled", "-d", "@not-there"],
         ["services", "-o", "xml"],
         ["queues", "extra"],
         ["dev", "--for", "5"],
@@ -63,7 +69,15 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["services"], ["instances"], ["instances", "orders"], ["queues", "--all"], ["call", "orders", "/"]]
+    "arguments",
+    [
+        ["services"],
+        ["instances"],
+        ["instances", "orders"],
+        ["queues", "--all"],
+        ["call", "orders", "/"],
+        ["publish", "payments.settled"],
+    ],
 )
 def test_without_a_mesh_it_is_69_and_says_what_to_do(arguments: list[str]) -> None:
     result = run(app, arguments)

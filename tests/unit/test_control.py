@@ -14,10 +14,11 @@ from meshq.adapters.metrics import PrometheusMetrics
 from meshq.control import DOMAIN, SERVICE
 from meshq.control.app import Control
 from meshq.control.mesh import Mesh
-from meshq.control.queues import QueueName, merged, read_name, rows
+from meshq.control.queues import merged, rows
 from meshq.core import topology
 from meshq.core.instances import Instance, State
 from meshq.core.names import Version
+from meshq.core.queue_names import QueueName, read_name
 from meshq.ports import QueueStats, RegistryAway
 from tests.http_tools import connected
 
@@ -110,7 +111,7 @@ def with_control(story: Callable[[Get, EmbeddedRegistryHub], Awaitable[None]], *
         hub, registry_hub = EmbeddedHub(None, clock), EmbeddedRegistryHub(clock)
         service = hub.connect("orders")
         await service.open()
-        await service.declare(topology.calls("orders.v2"))
+        await service.declare(topology.service("orders.v2"))
 
         async def list_queues() -> list[QueueStats]:
             return hub.stats(hub.queue_names)
@@ -176,9 +177,10 @@ def test_queues_and_status() -> None:
         assert [(row["topic"], row["kind"], row["ready"], row["dead"]) for row in found] == [
             ("orders.v2", "call", 0, 0),
             ("orders.v2", "dead", 0, 0),
+            ("orders.v2", "work", 0, 0),
         ]
         kinds = {row["kind"] for row in (await get("/v1/queues?all=true")).json}
-        assert kinds == {"call", "dead", "delay", "lost", "reply"}
+        assert kinds == {"call", "dead", "delay", "lost", "reply", "work"}
         status = (await get("/v1/status")).json
         assert status["mesh"] == "shop"
         assert status["broker"] == {"publishing": True, "consuming": True, "fault": ""}
@@ -195,6 +197,39 @@ def test_calls_go_through_and_the_mesh_says_why_not() -> None:
         assert (malformed.status, malformed.json["code"]) == (400, "bad-address")
         late = await get("/v1/call/orders/x", **{"Meshq-Timeout": "50ms"})
         assert (late.status, late.json["code"]) == (504, "deadline")
+
+    with_control(story)
+
+
+def test_an_event_is_logged_from_when_that_was_asked_for() -> None:
+    async def story(get: Get, _: EmbeddedRegistryHub) -> None:
+        meant = {"Meshq-Api": "1"}
+        assert (await get("/v1/logs/payments.settled@2", "PUT")).status == 403, "a web page could send that"
+        made = await get("/v1/logs/payments.settled%402", "PUT", **meant)
+        queue = "meshq.log.payments.settled.v2"
+        assert (made.status, made.json) == (
+            201,
+            {"event": "payments.settled@2", "topic": "payments.settled.v2", "queue": queue},
+        )
+        assert (await get("/v1/logs/payments.settled@2", "PUT", **meant)).status == 200
+        assert (await get("/v1/publish/payments.settled@2", "POST")).status == 202
+        rows = (await get("/v1/queues?all=true")).json
+        assert [(row["kind"], row["ready"]) for row in rows if row["queue"] == queue] == [("log", 1)]
+        assert (await get("/v1/logs/Payments", "PUT", **meant)).status == 400
+        assert (await get("/v1/logs/payments.settled", "GET", **meant)).status == 405
+
+    with_control(story)
+
+
+def test_events_are_published() -> None:
+    async def story(get: Get, _: EmbeddedRegistryHub) -> None:
+        told = await get("/v1/publish/payments.settled@2", "POST", **{"Meshq-Key": "a"})
+        assert (told.status, told.json["status"], told.json["topic"]) == (202, "accepted", "payments.settled.v2")
+        malformed = await get("/v1/publish/Payments", "POST")
+        assert (malformed.status, malformed.json["code"]) == (400, "bad-address")
+        assert (await get("/v1/publish/payments.settled")).status == 405
+        foreign = await get("/v1/publish/payments.settled", "POST", Origin="http://evil.example")
+        assert foreign.status == 403
 
     with_control(story)
 

@@ -9,9 +9,10 @@ import pytest
 import uvloop
 
 from meshq.adapters.clock import ManualClock
-from meshq.adapters.embedded_broker import TURN, EmbeddedHub
+from meshq.adapters.embedded_broker import EmbeddedHub
 from meshq.adapters.embedded_client import EmbeddedBroker
-from meshq.adapters.embedded_queue import OVERHEAD
+from meshq.adapters.embedded_delivery import OVERHEAD
+from meshq.adapters.embedded_turns import TURN
 from meshq.adapters.store import StoreUnusable
 from meshq.core import topology
 from meshq.core.topology import Binding, ExchangeSpec, Queue, Topology

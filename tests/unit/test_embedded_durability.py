@@ -5,6 +5,8 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +15,20 @@ import pytest
 import uvloop
 
 from meshq.adapters import store
-from meshq.adapters.clock import ManualClock
+from meshq.adapters.clock import ManualClock, SystemClock
 from meshq.adapters.embedded_broker import EmbeddedHub
 from meshq.adapters.embedded_client import EmbeddedBroker
 from meshq.adapters.store import StoreUnusable
+from meshq.core import topology
 from meshq.core.topology import Queue, Topology
-from meshq.ports import BrokerState, Delivery, Published
+from meshq.ports import BrokerState, Clock, Delivery, Published
 from tests.contract.broker_rigs import Recorder, eventually, message, published, queue
 from tests.unit.embedded_process import NAME
 
 Story = Callable[[EmbeddedBroker], Awaitable[None]]
 
 
-def tell(path: Path, story: Story, clock: ManualClock | None = None) -> None:
+def tell(path: Path, story: Story, clock: Clock | None = None) -> None:
     """One life of a process: open the file, do things, close it."""
 
     async def told() -> None:
@@ -95,6 +98,39 @@ def test_everything_confirmed_survives_a_kill_in_order(tmp_path: Path) -> None:
 
     tell(path, story)
     tell(path, lambda broker: _assert_ready(broker, 0))
+
+
+def test_what_was_on_its_way_through_delays_at_a_kill_comes_once(tmp_path: Path) -> None:
+    path = tmp_path / "broker.db"
+    confirmed: list[int] = []
+    with process("delay", path) as running:
+        begun = time.monotonic()
+        for line in lines(running):
+            confirmed.append(int(line))
+            if time.monotonic() > begun + 2.5:  # by now they go in at one end and come out at the other
+                running.kill()
+
+    async def story(broker: EmbeddedBroker) -> None:
+        found: Counter[int] = Counter()
+        inbox = Recorder[int]()
+
+        def take(delivery: Delivery) -> None:
+            delivery.ack()
+            found[int(delivery.body.split()[0])] += 1
+            inbox(len(found))
+
+        broker.subscribe(NAME, 1000, take)
+        await inbox.until(lambda _: found.keys() >= set(confirmed))
+        assert set(found.values()) == {1}
+        levels = [f"{topology.DELAY}.{level}" for level in (0, 1)]
+        await eventually(lambda: _empty(broker, [NAME, *levels]))
+        assert set(found.values()) == {1}
+
+    tell(path, story, SystemClock())
+
+
+async def _empty(broker: EmbeddedBroker, queues: list[str]) -> bool:
+    return all(figures.ready == figures.in_flight == 0 for figures in await broker.stats(queues))
 
 
 async def _assert_ready(broker: EmbeddedBroker, number: int) -> None:
@@ -270,6 +306,55 @@ def test_what_sqlite_cannot_hold_is_refused_alone(tmp_path: Path) -> None:
 
 async def _confirmed(broker: EmbeddedBroker) -> bool:
     return await published(broker, message(NAME)) == [Published.CONFIRMED]
+
+
+def test_a_file_of_an_earlier_version_is_brought_up(tmp_path: Path) -> None:
+    path = tmp_path / "broker.db"
+    with sqlite3.connect(path) as db:
+        db.executescript(OLD_FILE)
+    db.close()
+
+    async def story(broker: EmbeddedBroker) -> None:
+        assert broker.state.fault == ""
+        found = await drain(broker, 2)
+        assert [(d.body, d.message_id, d.user_id, d.redelivered) for d in found] == [
+            (b"the first", "m1", "checkout", True),
+            (b"the second", "m2", "checkout", False),
+        ]
+        assert found[1].properties()["expiration"] == "60000"
+        assert await published(broker, message(NAME)) == [Published.CONFIRMED]
+
+    tell(path, story, ManualClock(mesh_ms=1_700_000_010_000))
+    tell(path, lambda broker: _assert_ready(broker, 1))
+
+
+OLD_FILE = f"""
+CREATE TABLE exchange (name TEXT PRIMARY KEY, kind TEXT, internal INTEGER, arguments BLOB) WITHOUT ROWID;
+CREATE TABLE queue (name TEXT PRIMARY KEY, arguments BLOB) WITHOUT ROWID;
+CREATE TABLE binding (source TEXT, destination TEXT, key TEXT, to_exchange INTEGER,
+    PRIMARY KEY (source, destination, key, to_exchange)) WITHOUT ROWID;
+CREATE TABLE message (seq INTEGER PRIMARY KEY, queue TEXT, exchange TEXT, key TEXT, message_id TEXT, kind TEXT,
+    reply_to TEXT, user TEXT, expires_ms INTEGER, arrived_ms INTEGER, priority INTEGER, body BLOB);
+CREATE TABLE delivered (seq INTEGER PRIMARY KEY);
+CREATE TABLE probe (one INTEGER PRIMARY KEY, times INTEGER);
+INSERT INTO exchange VALUES ('meshq.calls', 'topic', 0, X'90');
+INSERT INTO queue VALUES ('{NAME}', X'90');
+INSERT INTO binding VALUES ('meshq.calls', '{NAME}', '{NAME}', 0);
+INSERT INTO message VALUES
+    (7, '{NAME}', 'meshq.calls', '{NAME}', 'm1', 'call', '', 'checkout', NULL, 1700000000000, NULL, CAST('the first' AS BLOB)),
+    (9, '{NAME}', 'meshq.calls', '{NAME}', 'm2', 'call', '', 'checkout', 1700000060000, 1700000000000, NULL,
+        CAST('the second' AS BLOB));
+INSERT INTO delivered VALUES (7);
+"""
+
+
+def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "broker.db"
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(StoreUnusable, match=f"{path} is of a later version of meshq: run that one"):
+        EmbeddedHub(path, ManualClock())
 
 
 def test_an_empty_queue_leaves_nothing_in_the_file(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from queue import Queue
 from typing import Any, NamedTuple
 
 import pytest
@@ -291,6 +293,51 @@ def test_storefront_refuses_and_orders_nothing(store: str, orders: tuple[str, st
     assert answer.status == status
     assert answer.body["error"]
     assert ask(orders[0], "GET", "/orders").body["count"] == before
+
+
+def test_storefront_counts_each_order_that_was_placed_once(billing: str, orders: tuple[str, str]) -> None:
+    with serving("storefront.py", BILLING_URL=billing, ORDERS_URL=orders[0]) as store:
+        for order in ({"id": "1-a", **LINE}, {"id": "2-b", **LINE, "quantity": 4}, {"id": "1-a", **LINE}):
+            assert ask(store, "POST", "/on/placed", order).status == 200
+        assert ask(store, "GET", "/bestsellers").body["ordered"] == {"tea": 7, "teapot": 0, "samovar": 0}
+        assert ask(store, "POST", "/on/placed", {"item": "tea"}).status == 400
+
+
+class Published(NamedTuple):
+    path: str
+    headers: Any
+    body: Any
+
+
+@pytest.mark.parametrize(("file", "major"), ORDERS)
+def test_orders_publish_each_order_where_there_is_a_mesh(file: str, major: str) -> None:
+    got: Queue[Published] = Queue()
+
+    class Sidecar(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            got.put(Published(self.path, self.headers, body))
+            self.send_response(202)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Sidecar) as sidecar:
+        threading.Thread(target=sidecar.serve_forever, daemon=True).start()
+        with serving(file, MESHQ_URL=f"http://127.0.0.1:{sidecar.server_port}") as url:
+            order = ask(url, "POST", "/orders", LINE).body
+            published = got.get(timeout=DEADLINE_SECONDS)
+        sidecar.shutdown()
+    assert (published.path, published.body) == ("/v1/publish/orders.placed", order)
+    assert published.headers["Ce-Id"] == order["id"]
+    assert order["id"].startswith(major)
+
+
+def test_an_order_that_nobody_can_be_told_of_is_an_order(billing: str) -> None:
+    for file, _ in ORDERS:
+        with running(file, MESHQ_URL=NOWHERE) as app:
+            assert ask(app.url(), "POST", "/orders", LINE).status == 201
 
 
 def test_storefront_says_that_it_could_not_reach_an_app(billing: str) -> None:

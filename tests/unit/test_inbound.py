@@ -9,19 +9,43 @@ import pytest
 
 from meshq.adapters.clock import ManualClock
 from meshq.adapters.embedded_broker import EmbeddedHub
+from meshq.adapters.embedded_store import EmbeddedStoreHub
 from meshq.core import topology
+from meshq.core.delivery import Retry
 from meshq.core.errors import Code
-from meshq.core.http import Failure, HttpResponse
+from meshq.core.http import Failed, Failure, HttpResponse
 from meshq.core.message import DeadLetter, Fault, Message, Request, Response, decode, encode
-from meshq.core.names import parse_version
-from meshq.ports import BrokerState, Delivery, Publication
-from meshq_sidecar.inbound import Identity, Inbound, Limits
-from tests.doubles import App, Counted, settle, until
+from meshq.ports import BrokerState, Delivery, Once, Publication, StoreAway
+from tests.doubles import App, settle, until
+from tests.receiver import APP_TIMEOUT, TOPIC, Receiver
 
-QUEUE, TOPIC = "meshq.orders.v2.call", "orders.v2"
-WHO = Identity("orders", parse_version("2.1.0"), "i-1")
+QUEUE = "meshq.orders.v2.call"
 GET = Request("m1", "GET", b"/a?b", [(b"Host", b"orders.mesh"), (b"X", b"1")], None, "checkout")
 POST = GET._replace(method="POST", body=b"x")
+
+
+class Store:
+    """The embedded store as one of its clients sees it, which can be away."""
+
+    def __init__(self, hub: EmbeddedStoreHub) -> None:
+        self.away = False
+        self._store = hub.connect()
+
+    async def once(self, service: str, scope: str, digest: str, owner: str, lease: float) -> Once:
+        self._check()
+        return await self._store.once(service, scope, digest, owner, lease)
+
+    async def done(self, service: str, scope: str, owner: str, answer: bytes, status: int, window: float) -> None:
+        self._check()
+        await self._store.done(service, scope, owner, answer, status, window)
+
+    async def free(self, service: str, scope: str, owner: str) -> None:
+        self._check()
+        await self._store.free(service, scope, owner)
+
+    def _check(self) -> None:
+        if self.away:
+            raise StoreAway("the store is away, says the test")
 
 
 class World:
@@ -32,31 +56,35 @@ class World:
         self.hub = EmbeddedHub(None, self.clock)
         self.broker = self.hub.connect(users)
         self.checkout = self.hub.connect("checkout")
-        self.metrics = Counted()
         self.app = App()
-        self.refused = 0
-        self.inbound = self.sidecar(concurrency, attempts, token)
+        self.store = Store(EmbeddedStoreHub(self.clock))
+        self.receiver = Receiver(
+            self.broker,
+            self.store,
+            self.clock,
+            self.app,
+            concurrency=concurrency,
+            retry=Retry(attempts),
+            token=token,
+        )
+        self.inbound, self.metrics = self.receiver.inbound, self.receiver.metrics
         self.replies: list[Message] = []
         self.lost: list[str] = []
 
-    def sidecar(self, concurrency: int = 2, attempts: int = 3, token: str = "") -> Inbound:
-        limits = Limits(concurrency, 7.0, attempts)
-        return Inbound(
-            self.broker, self.app, self.clock, self.metrics, WHO, (TOPIC,), limits, token, app_refused=self._on_refused
-        )
-
-    def _on_refused(self) -> None:
-        self.refused += 1
+    @property
+    def refused(self) -> int:
+        return self.receiver.refused
 
     async def __aenter__(self) -> Self:
         self.checkout.open_replies("checkout", "c-1", self)
         await self.broker.open()
         await self.checkout.open()
-        await self.broker.declare(topology.calls(TOPIC))
+        await self.broker.declare(topology.service(TOPIC))
         self.inbound.resume()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.receiver.close()
         await self.hub.close()
 
     def on_reply(self, correlation_id: str, delivery: Delivery) -> None:
@@ -70,6 +98,7 @@ class World:
 
     def on_replies_lost(self) -> None: ...
     def on_sends_lost(self) -> None: ...
+    def on_refused(self, key: str, reason: str) -> None: ...
 
     def send(self, *requests: Message, **more: Any) -> None:
         body = b"".join(map(encode, requests))
@@ -122,7 +151,7 @@ def test_a_call_is_handed_to_the_app_and_answered() -> None:
         await world.asked(1)
         (asked,) = world.app.asked
         assert (asked.request.method, asked.request.target, asked.request.body) == (b"GET", b"/a?b", None)
-        assert asked.timeout == 7.0
+        assert asked.timeout == APP_TIMEOUT
         assert asked.request.headers == [
             (b"Host", b"orders.mesh"),
             (b"X", b"1"),
@@ -209,7 +238,6 @@ def test_what_it_holds_is_bounded_too() -> None:
         for number in range(20):
             world.send(GET._replace(id=f"m{number}"))
         assert await world.ready() == (12, 8)
-        assert Limits(1000, 1.0, 1).prefetch == 500
 
     run(test)
 
@@ -431,6 +459,331 @@ def test_idle_is_told_when_nothing_runs() -> None:
         assert told == ["at once"]
         world.app.asked[0].ok()
         await until(lambda: told == ["at once", "later"])
+
+    run(test)
+
+
+# --- once per key ------------------------------------------------------------------------------------------------------------------
+
+PAY = POST._replace(headers=[(b"Idempotency-Key", b"k-1")])
+
+
+async def answered(world: World, count: int) -> list[Message]:
+    await until(lambda: len(world.replies) >= count)
+    return world.replies
+
+
+def test_a_key_is_handled_once_and_every_caller_gets_that_answer() -> None:
+    async def test(world: World) -> None:
+        world.send(PAY)
+        await world.asked(1)
+        assert world.app.asked[0].headers["Idempotency-Key"] == "k-1"
+        world.app.asked[0].ok(b"paid", 201)
+        world.send(PAY._replace(id="m2"))
+        first, second = await answered(world, 2)
+        assert first == Response("m1", 201, [(b"Content-Type", b"text/plain")], b"paid", "orders/2.1.0/i-1")
+        assert second == first._replace(id="m2")
+        await world.asked(1)
+        assert await world.ready() == (0, 0)
+
+    run(test)
+
+
+def test_who_comes_while_the_first_is_handled_waits_for_its_answer() -> None:
+    async def test(world: World) -> None:
+        for number in range(3):
+            world.send(PAY._replace(id=f"m{number}"))
+        world.send(GET._replace(id="other"))
+        await world.asked(2)
+        asked = {asked.headers["Meshq-Message-Id"]: asked for asked in world.app.asked}
+        assert "other" in asked, "those that wait take no place at the app"
+        del asked["other"]
+        (first,) = asked.values()
+        first.ok(b"paid")
+        replies = await answered(world, 3)
+        assert {(r.id, r.body) for r in replies if isinstance(r, Response)} == {(f"m{n}", b"paid") for n in range(3)}
+        await world.asked(2)
+
+    run(test)
+
+
+@pytest.mark.parametrize("how", ["broken", "503"])
+def test_when_the_first_failed_the_next_is_handled(how: str) -> None:
+    async def test(world: World) -> None:
+        world.send(PAY)
+        await world.asked(1)
+        world.send(PAY._replace(id="m2"))
+        await world.asked(1)
+        if how == "503":
+            world.app.asked[0].ok(b"no", 503)
+        else:
+            world.app.asked[0].fail(Failure.BROKEN)
+        await world.asked(2)
+        assert isinstance(await world.reply(), Fault if how == "broken" else Response)
+        world.app.asked[1].ok(b"paid")
+        reply = await world.reply()
+        assert isinstance(reply, Response)
+        assert reply.body == b"paid"
+
+    run(test, attempts=1)
+
+
+@pytest.mark.parametrize(
+    ("body", "second", "code"),
+    [
+        (b"paid", PAY._replace(body=b"other"), Code.KEY_REUSED),
+        (b"paid", PAY._replace(target=b"/a?other"), Code.KEY_REUSED),
+        (b"x" * 65_537, PAY, Code.ANSWER_NOT_KEPT),
+    ],
+)
+def test_a_key_that_cannot_be_answered_for(body: bytes, second: Request, code: Code) -> None:
+    async def test(world: World) -> None:
+        world.send(PAY)
+        await world.asked(1)
+        world.app.asked[0].ok(body)
+        await world.reply()
+        world.send(second._replace(id="m2"))
+        fault = await world.reply()
+        assert isinstance(fault, Fault)
+        assert (fault.id, fault.code, fault.retryable) == ("m2", code, False)
+        await world.asked(1)
+        assert await world.ready() == (0, 0)
+
+    run(test)
+
+
+def test_with_the_store_away_a_key_is_not_handled_and_all_else_is() -> None:
+    async def test(world: World) -> None:
+        world.store.away = True
+        world.send(PAY)
+        fault = await world.reply()
+        assert isinstance(fault, Fault)
+        assert (fault.code, fault.retryable) == (Code.UNAVAILABLE, True)
+        world.send(POST._replace(id="m2"))
+        await world.asked(1)
+        assert await world.ready() == (0, 1)
+
+    run(test)
+
+
+def test_with_the_store_gone_meanwhile_the_answer_is_given_all_the_same() -> None:
+    async def test(world: World) -> None:
+        world.send(PAY)
+        await world.asked(1)
+        world.store.away = True
+        world.app.asked[0].ok(b"paid")
+        assert isinstance(await world.reply(), Response)
+        world.store.away = False
+        world.send(PAY._replace(id="m2"))
+        reply = await world.reply()
+        assert isinstance(reply, Response)
+        assert (reply.id, reply.body, len(world.app.asked)) == ("m2", b"paid", 1)
+
+    run(test)
+
+
+def test_the_answer_is_kept_before_it_is_given() -> None:
+    """Else whoever has it and asks another instance could be handled again."""
+
+    async def test(world: World) -> None:
+        done, go_on = world.store.done, asyncio.Event()
+
+        async def slow(*args: Any) -> None:
+            await go_on.wait()
+            await done(*args)
+
+        world.store.done = slow
+        world.send(PAY)
+        await world.asked(1)
+        idle: list[bool] = []
+        world.inbound.when_idle(lambda: idle.append(True))
+        world.app.asked[0].ok()
+        assert (await world.ready(), world.inbound.in_flight, world.replies, idle) == ((0, 1), 1, [], [])
+        go_on.set()
+        await world.reply()
+        await until(lambda: idle)
+
+    run(test)
+
+
+def test_a_pause_gives_back_who_waits_for_a_key_and_claims_nothing_for_him() -> None:
+    async def test(world: World) -> None:
+        world.send(PAY)
+        await world.asked(1)
+        world.send(PAY._replace(id="m2"))
+        assert await world.ready() == (0, 2)
+        world.inbound.pause()
+        assert await world.ready() == (1, 1)
+        world.app.asked[0].fail(Failure.BROKEN)
+        await world.reply()
+        world.inbound.resume()
+        await world.asked(2)
+        world.app.asked[1].ok()
+        reply = await world.reply()
+        assert isinstance(reply, Response)
+        assert (reply.id, reply.attempt) == ("m2", 1)
+
+    run(test, attempts=1)
+
+
+def test_one_that_comes_again_while_its_key_is_asked_about_is_handled_once() -> None:
+    async def test(world: World) -> None:
+        once, go_on = world.store.once, asyncio.Event()
+
+        async def slow(*args: Any) -> Once:
+            await go_on.wait()
+            return await once(*args)
+
+        world.store.once = slow
+        world.send(PAY)
+        assert await world.ready() == (0, 1)
+        world.broker.drop("cut by the test")
+        await world.broker.open()
+        assert await world.ready() == (0, 1)
+        go_on.set()
+        await world.asked(1)
+        world.app.asked[0].ok()
+        assert isinstance(await world.reply(), Response)
+        await world.asked(1)
+        assert await world.ready() == (0, 0)
+
+    run(test)
+
+
+# --- calls with an ordering key, whose next of key waits to be told --------------------------------------------------------------------
+
+
+class Kept:
+    """A consumer that keeps what it is given."""
+
+    def __init__(self, world: World, queue: str) -> None:
+        self.deliveries: list[Delivery] = []
+        self.subscription = world.broker.subscribe(queue, 10, self.deliveries.append)
+
+    async def next(self) -> Delivery:
+        await until(lambda: self.deliveries)
+        return self.deliveries.pop(0)
+
+
+async def keyed(world: World, **more: Any) -> tuple[Kept, Delivery, list[str]]:
+    """A call taken off a queue of keys, where it would come again; and what is told when it is over."""
+    queue = topology.key_queue(TOPIC, topology.partition_of("k"))
+    await world.broker.declare(topology.service(TOPIC, ordered=True))
+    kept = Kept(world, queue)
+    world.send(POST._replace(key="k"), key=topology.key_key(TOPIC, topology.partition_of("k")), **more)
+    return kept, await kept.next(), []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reply"),
+    [
+        (HttpResponse(200, []), Response),
+        (HttpResponse(500, []), Response),
+        (Failed(Failure.BROKEN, "why"), Fault),
+        (Failed(Failure.REFUSED, "why"), None),
+    ],
+)
+def test_when_it_is_settled_the_next_is_told(outcome: HttpResponse | Failed, reply: type | None) -> None:
+    async def test(world: World) -> None:
+        _, delivery, told = await keyed(world)
+        world.inbound.take(TOPIC, delivery, POST._replace(key="k"), None, lambda: told.append("over"))
+        await world.asked(1)
+        assert told == []
+        assert world.app.asked[0].headers["Meshq-Key"] == "k"
+        world.app.asked[0].answer(outcome)
+        await settle()
+        assert told == ["over"]
+        assert [type(r) for r in world.replies] == ([] if reply is None else [reply])
+
+    run(test)
+
+
+def test_when_it_is_given_back_the_next_is_told_and_it_comes_to_its_own_queue() -> None:
+    async def test(world: World) -> None:
+        _, delivery, told = await keyed(world)
+        for number in range(2):
+            world.send(GET._replace(id=f"m{number}"))
+        await world.asked(2)
+        world.inbound.take(TOPIC, delivery, POST._replace(key="k"), None, lambda: told.append("over"))
+        world.inbound.pause()
+        assert told == ["over"]
+        assert await world.ready(delivery.queue) == (0, 1), "it was given back to the one that keeps what it is given"
+
+    run(test)
+
+
+@pytest.mark.parametrize("reply_to", ["", None])
+def test_when_it_cannot_be_repeated_the_next_is_told(reply_to: str | None) -> None:
+    async def test(world: World) -> None:
+        kept, _, told = await keyed(world, **({} if reply_to is None else {"reply_to": reply_to}))
+        world.broker.drop("cut by the test")
+        await world.broker.open()
+        again = await kept.next()
+        assert again.redelivered
+        world.inbound.take(TOPIC, again, POST._replace(key="k"), None, lambda: told.append("over"))
+        await settle()
+        assert told == ["over"]
+        if reply_to is None:
+            assert isinstance(await world.reply(), Fault)
+        else:
+            assert (await world.dead()).reason == "bad-gateway"
+
+    run(test)
+
+
+def test_one_whose_connection_is_gone_is_not_started_and_starts_when_it_comes_again() -> None:
+    async def test(world: World) -> None:
+        kept, delivery, told = await keyed(world)
+        world.broker.drop("cut by the test")
+        world.inbound.take(TOPIC, delivery, POST._replace(key="k"), None, lambda: told.append("first"))
+        assert (told, world.app.asked) == (["first"], [])
+        await world.broker.open()
+        again = await kept.next()
+        world.inbound.take(TOPIC, again, POST._replace(key="k"), None, lambda: told.append("second"))
+        await world.asked(1)
+        world.app.asked[0].ok()
+        assert isinstance(await world.reply(), Response)
+        assert told == ["first", "second"]
+
+    run(test)
+
+
+@pytest.mark.parametrize("when", ["while it runs", "after it was answered"])
+def test_what_comes_a_second_time_is_over_for_who_waits_behind_it(when: str) -> None:
+    async def test(world: World) -> None:
+        kept, delivery, told = await keyed(world)
+        call = POST._replace(key="k")
+        world.inbound.take(TOPIC, delivery, call, None, lambda: told.append("first"))
+        await world.asked(1)
+        world.broker.drop("cut by the test")
+        if when == "after it was answered":
+            world.app.asked[0].ok()
+        await world.broker.open()
+        world.inbound.take(TOPIC, await kept.next(), call, None, lambda: told.append("second"))
+        if when == "while it runs":
+            assert told == ["second"]
+            world.app.asked[0].ok()
+        assert isinstance(await world.reply(), Response)
+        assert sorted(told) == ["first", "second"]
+        assert await world.ready(delivery.queue) == (0, 0)
+        await world.asked(1)
+
+    run(test)
+
+
+def test_a_copy_of_what_runs_ends_and_leaves_the_other_its_own_delivery() -> None:
+    """Who gave it back could not acknowledge it, so it is there twice."""
+
+    async def test(world: World) -> None:
+        world.send(GET)
+        await world.asked(1)
+        await lose_one(world, GET)
+        await until(lambda: world.metrics.events["redelivered"] == 1)
+        assert await world.ready() == (0, 1)
+        world.app.asked[0].ok()
+        await world.reply()
+        assert await world.ready() == (0, 0)
+        await world.asked(1)
 
     run(test)
 

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from meshq.core.events import EventAddress
 from meshq.core.selectors import parse_address
+from meshq.core.subscriptions import Mode, Pattern, Subscription
 from meshq.dev import meshfile
 from meshq.dev.meshfile import BadMeshFile, MeshFile
 from meshq.dev.plan import Plan, make_plan
+from meshq.settings import load
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -67,7 +70,11 @@ def test_every_key_is_read() -> None:
             replicas: 1
             health: /healthz
             intercept: {8081: billing@^1.2}
-            subscribe: [{event: payments.settled@1, path: /on/settled, mode: shared}]
+            subscribe:
+              - {event: payments.settled@1, path: /on/settled}
+              - {name: audit, events: payments.*@2, path: /audit, mode: exclusive, filter: {X-Shop: berlin}}
+              - {name: again, event: payments.settled, path: /x, mode: replay, from: 2026-11-01T00:00:00Z}
+              - short:orders.placed=/on/placed:broadcast
             env: {LOG: debug, N: 5, ON: true, EMPTY: ""}
             proxy: true
             sidecarPort: 4000
@@ -79,7 +86,12 @@ def test_every_key_is_read() -> None:
     assert only.intercept == {8081: parse_address("billing@^1.2")}
     assert only.env == {"LOG": "debug", "N": "5", "ON": "true", "EMPTY": ""}
     assert (only.port, only.sidecar_port, only.proxy, only.health) == (8001, 4000, True, "/healthz")
-    assert only.subscribe[0].event == "payments.settled@1"
+    assert only.subscribe == (
+        Subscription("payments-settled-v1", Pattern("payments.settled"), "/on/settled"),
+        Subscription("audit", Pattern("payments.*", 2), "/audit", Mode.EXCLUSIVE, (("x-shop", "berlin"),)),
+        Subscription("again", Pattern("payments.settled"), "/x", Mode.REPLAY, start="2026-11-01T00:00:00Z"),
+        Subscription("short", Pattern("orders.placed"), "/on/placed", Mode.BROADCAST),
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,6 +133,13 @@ def test_every_key_is_read() -> None:
         (app("scale: {min: 0}"), "line 2: apps[0] (orders).scale: is not served by this version yet: say replicas instead"),
         (app("subscribe: [{event: x, pth: /a, path: /b}]"), "line 2: apps[0] (orders).subscribe[0].pth: no such key; did you mean path?"),
         (app("subscribe: [{event: x}]"), "line 2: apps[0] (orders).subscribe[0].path: is required"),
+        (app("subscribe: x"), "line 2: apps[0] (orders).subscribe: give a list"),
+        (app("subscribe: [5]"), "line 2: apps[0] (orders).subscribe[0]: give a map such as {event: payments.settled@1, path: /on/settled}"),
+        (app("subscribe: [x]"), "line 2: apps[0] (orders).subscribe[0]: is not of the form name:event@1=/path[:mode]"),
+        (
+            app("subscribe: [{event: x, path: /a}, {event: x, path: /b}]"),
+            "line 2: apps[0] (orders).subscribe: 2 subscriptions are called 'x-v1': give each a name of its own",
+        ),
         ("apps:\n  - {service: a, command: x}\n", "line 2: apps[0] (a).version: is required"),
         ("apps:\n  - {service: a, version: 1.0.0}\n", "line 2: apps[0] (a).command: is required"),
         ("apps:\n  - {service: a, version: 1.0.0, command: ''}\n", "line 2: apps[0] (a).command: is empty"),
@@ -298,9 +317,21 @@ def test_an_embedded_registry_does_not_go_with_a_broker_of_its_own() -> None:
     assert "give a registry that all can reach, registry: redis://host" in fault
 
 
-def test_what_is_not_served_yet_and_what_leads_nowhere_is_warned_of() -> None:
-    made = plan(app("intercept: {8081: billing}, subscribe: [{event: x, path: /x}]"))
-    assert made.warnings == (
-        "subscribe of orders is not served by this version yet: no event will arrive",
-        "intercept 8081 of orders: no app here is called billing",
+def test_what_leads_nowhere_is_warned_of() -> None:
+    made = plan(app("intercept: {8081: billing}"))
+    assert made.warnings == ("intercept 8081 of orders: no app here is called billing",)
+
+
+def test_a_sidecar_is_told_of_its_subscriptions_whatever_they_have() -> None:
+    written = (
+        "subscribe: [{event: x, path: '/a,b'}, {name: r, event: x.y, path: /r, mode: replay, filter: {A: b}, from: 5}]"
     )
+    (unit,) = plan(app(written)).units
+    settings = load(unit.sidecar_environment)
+    assert settings.subscribe == unit.app.subscribe
+    assert settings.log_events == (EventAddress("x.y"),), "what is replayed has to be logged"
+
+
+def test_an_app_without_a_port_gets_no_events() -> None:
+    (fault,) = plan_faults(app("port: 0, subscribe: [{event: x, path: /x}]"))
+    assert fault.startswith("apps[0] (orders).subscribe: events are posted to the app")

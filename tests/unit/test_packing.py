@@ -82,7 +82,7 @@ class World:
     async def __aenter__(self) -> Self:
         await self.broker.open()
         await self.orders.open()
-        await self.orders.declare(topology.calls("orders.v1"))
+        await self.orders.declare(topology.service("orders.v1"))
         self.orders.subscribe("meshq.orders.v1.call", 1000, self._take)
         return self
 
@@ -94,9 +94,11 @@ class World:
         self.reply_to = delivery.reply_to
         delivery.ack()
 
-    def ask(self, target: bytes = b"/", address: str = "orders@1", timeout_ms: int = 30_000) -> Callable[[], None]:
+    def ask(
+        self, target: bytes = b"/", address: str = "orders@1", timeout_ms: int = 30_000, **more: object
+    ) -> Callable[[], None]:
         made = Call(parse_address(address), "POST", target, [], b"x", timeout_ms, None, False)
-        return self.caller.call(made, self.answers.append)
+        return self.caller.call(made._replace(**more), self.answers.append)  # type: ignore[arg-type]
 
     def targets(self) -> list[list[bytes]]:
         return [[request.target for request in message] for message in self.messages]
@@ -155,6 +157,19 @@ def test_only_calls_with_the_same_time_left_go_together() -> None:
         world.ask(b"/c", timeout_ms=1000)
         await until(lambda: len(world.messages) == 2)
         assert world.targets() == [[b"/a", b"/c"], [b"/b"]]
+
+    run(test)
+
+
+def test_calls_with_a_priority_or_a_key_go_alone() -> None:
+    async def test(world: World) -> None:
+        await world.orders.declare(topology.service("orders.v1", ordered=True))
+        world.orders.subscribe(topology.key_queue("orders.v1", topology.partition_of("k")), 10, world._take)
+        for more in ({"priority": 8}, {"key": "k"}, {}):
+            world.ask(b"/a", **more)
+            world.ask(b"/b", **more)
+        await until(lambda: len(world.messages) == 5)
+        assert sorted(world.targets()) == [[b"/a"], [b"/a"], [b"/a", b"/b"], [b"/b"], [b"/b"]]
 
     run(test)
 

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from meshq import settings
+from meshq.core.events import EventAddress
 from meshq.core.names import check_instance, parse_version
 from meshq.core.selectors import parse_address
+from meshq.core.subscriptions import Mode, Pattern, Subscription
 from meshq.settings import BadSettings, Fault, Retry, Settings, load, load_apart, with_instance
 
 REQUIRED = {
@@ -70,7 +72,11 @@ GOOD: list[tuple[str, str, Any]] = [
     ("RETRY", "7", Retry(7, (1.0, 5.0, 30.0, 120.0))),
     ("INSTANCE", "Orders_1.local", "orders-1-local"),
     ("WAIT_FOR", "orders@^2,billing", ("orders@^2", "billing")),
-    ("LOG_EVENTS", "payments.settled", ("payments.settled",)),
+    (
+        "LOG_EVENTS",
+        "payments.settled, orders.placed@2",
+        (EventAddress("payments.settled"), EventAddress("orders.placed", 2)),
+    ),
     ("ACK", "spool", "spool"),
     ("SPOOL_DIR", "/var/spool/meshq", Path("/var/spool/meshq")),
     ("SPOOL_LIMIT", "1GiB", 2**30),
@@ -78,7 +84,19 @@ GOOD: list[tuple[str, str, Any]] = [
     ("API_TOKEN", "s3cret", "s3cret"),
     ("LOG_LEVEL", "debug", "debug"),
     ("LOG_FORMAT", "json", "json"),
-    ("SUBSCRIBE", "settled:payments.settled@1=/on/settled", "settled:payments.settled@1=/on/settled"),
+    (
+        "SUBSCRIBE",
+        "settled:payments.settled@1=/on/settled, all:payments.*@2=/all:8:broadcast",
+        (
+            Subscription("settled", Pattern("payments.settled"), "/on/settled"),
+            Subscription("all", Pattern("payments.*", 2), "/all:8", Mode.BROADCAST),
+        ),
+    ),
+    (
+        "SUBSCRIBE",
+        '[{"name": "s", "event": "payments.settled", "path": "/s", "filter": {"X-Shop": "a,b"}}]',
+        (Subscription("s", Pattern("payments.settled"), "/s", filter=(("x-shop", "a,b"),)),),
+    ),
 ]
 
 
@@ -131,6 +149,12 @@ BAD: list[tuple[str, str, str]] = [
     ("LOG_LEVEL", "loud", "'debug'"),
     ("LOG_FORMAT", "xml", "'json'"),
     ("TLS_CA", "/no/such/file.pem", "cannot be read"),
+    ("LOG_EVENTS", "Payments,orders.placed@x", "'Payments' is not an event name.*; 'x' is not a major version"),
+    ("SUBSCRIBE", "payments.settled=/x", "not of the form name:event@1=/path"),
+    ("SUBSCRIBE", "a:b=/x:shard, c:d=x", "there is no mode 'shard'.*path: 'x' is not a path"),
+    ("SUBSCRIBE", "a:b=/x, a:c=/y", "2 subscriptions are called 'a'"),
+    ("SUBSCRIBE", "[{", "begins like a JSON list and is none"),
+    ("SUBSCRIBE", '[{"event": "a"}, 5]', "entry 1: path: is required; entry 2: give a map"),
 ]
 
 
@@ -204,7 +228,10 @@ intercept: {8081: billing@1}
 retry: {attempts: 3, delays: [1s, 2s]}
 dnsCapture: true
 maxBody: 1MiB
-subscribe: [{event: payments.settled@1, path: /on/settled}]
+subscribe:
+- {event: payments.settled@1, path: /on/settled}
+- {name: again, event: payments.settled, path: /again, mode: replay, from: 2026-11-01T00:00:00Z}
+logEvents: [payments.settled]
 instance: ""
 """
 
@@ -217,7 +244,11 @@ def test_from_a_file(tmp_path: Path) -> None:
     assert found.intercept == {8081: parse_address("billing@1")}
     assert found.retry == Retry(3, (1.0, 2.0))
     assert (found.dns_capture, found.max_body, found.instance) == (True, 2**20, "")
-    assert found.subscribe == [{"event": "payments.settled@1", "path": "/on/settled"}]
+    assert found.subscribe == (
+        Subscription("payments-settled-v1", Pattern("payments.settled"), "/on/settled"),
+        Subscription("again", Pattern("payments.settled"), "/again", Mode.REPLAY, start="2026-11-01T00:00:00Z"),
+    )
+    assert found.log_events == (EventAddress("payments.settled"),)
     assert found.majors == (1, 2)
 
 

@@ -43,6 +43,23 @@ DEAD = DeadLetter(
     b"\x00\x01",
 )
 
+KEYED = PLAIN._replace(method="PUT", key="customer 17 \u2013 \u00e9")
+SENT = PLAIN._replace(id="m3", method="POST", body=b"x", accepted_ms=1_700_000_000_000)
+ALL_SENT = FULL._replace(
+    left_ms=None,
+    accepted_ms=1_700_000_000_001,
+    key="customer-17",
+    callback=b"/done?order=7",
+    answer_to="checkout.i-1.0a1b",
+    replays=2,
+)
+EVENT = SENT._replace(target=b"/", key="k", event="payments.settled.v1", replays=1)
+RESULT = ANSWER._replace(status=422, attempt=5, failed="rejected", callback=b"/done")
+LOST_RESULT = FAULT._replace(failed="attempts", callback=b"/")
+ALL_DEAD = DEAD._replace(
+    reason="attempts", status=503, excerpt=b'{"out": "of stock"}\xff', attempts=5, sender="checkout"
+)
+
 GOOD: list[tuple[str, list[Message]]] = [
     ("request: the least there can be", [PLAIN]),
     ("request: everything there can be", [FULL]),
@@ -60,6 +77,18 @@ GOOD: list[tuple[str, list[Message]]] = [
     ("dead letter: of an empty message", [DEAD._replace(body=b"", detail="", instance="", at_ms=0)]),
     ("pack: two requests", [PLAIN, PLAIN._replace(id="m2", body=b"x")]),
     ("pack: of every kind", [FULL, ANSWER, FAULT, DEAD]),
+    ("request: a waited one with an ordering key", [KEYED]),
+    ("request: the longest ordering key", [KEYED._replace(key="\u00e9" * 200)]),
+    ("request: the least that was accepted durably", [SENT]),
+    ("request: everything that one accepted durably can have", [ALL_SENT]),
+    ("request: accepted at the beginning of time", [SENT._replace(accepted_ms=0)]),
+    ("request: an event", [EVENT]),
+    ("response: as the result of a dead request", [RESULT]),
+    ("response: as a result that is posted", [RESULT._replace(failed="")]),
+    ("fault: as the result of a dead request", [LOST_RESULT]),
+    ("dead letter: with everything", [ALL_DEAD]),
+    ("dead letter: the longest excerpt", [ALL_DEAD._replace(excerpt=b"\0" * 1024)]),
+    ("pack: results of one turn", [RESULT, LOST_RESULT, RESULT._replace(id="m2", failed="", callback=b"")]),
 ]
 
 
@@ -73,6 +102,9 @@ def record(header: Any, payload: bytes = b"", version: int = 1) -> bytes:
 LEAST = {"k": "q", "i": "m1", "m": "GET", "p": b"/", "h": []}
 """The header of the smallest request."""
 
+_OF_DURABLE = {"v": 1, "b": b"no path", "r": "two\nlines", "j": -1}
+"""Nothing that a durable request could have."""
+
 LENIENT: list[tuple[str, bytes]] = [
     ("request: unknown keys are ignored", record(LEAST | {"zz": [1, {"a": None}], "new": b"x"})),
     ("request: missing keys mean their defaults", record(LEAST)),
@@ -84,6 +116,10 @@ LENIENT: list[tuple[str, bytes]] = [
     ("request: a body needs no flag", record(LEAST, b"x")),
     ("fault: retryable by the table where nothing is said", record({"k": "f", "i": "m1", "c": "unavailable"})),
     ("response: an unknown status", record({"k": "r", "i": "m1", "s": 799, "h": []})),
+    ("request: what belongs to durable ones is not looked at in a waited one", record(LEAST | _OF_DURABLE)),
+    ("request: a time of nil is none", record(LEAST | _OF_DURABLE | {"a": None})),
+    ("dead letter: the least there can be", record({"k": "x", "i": "m1", "c": "rejected"})),
+    ("dead letter: nothing is nothing", record({"k": "x", "i": "m1", "c": "rejected", "s": None, "e": b"", "n": 0})),
 ]
 
 BAD: list[tuple[str, bytes]] = [
@@ -132,6 +168,30 @@ BAD: list[tuple[str, bytes]] = [
     ("retryable as a number", record({"k": "f", "i": "m1", "c": "deadline", "r": 1})),
     ("a dead letter without a reason", record({"k": "x", "i": "m1"})),
     ("a good record, then a bad one", record(LEAST) + record({"k": "q"})),
+    ("accepted before time began", record(LEAST | {"a": -1})),
+    ("accepted in words", record(LEAST | {"a": "now"})),
+    ("an empty ordering key", record(LEAST | {"x": ""})),
+    ("an ordering key of 201 characters", record(LEAST | {"x": "k" * 201})),
+    ("an ordering key with a line break", record(LEAST | {"x": "a\r\nX: y"})),
+    ("an ordering key with a line separator", record(LEAST | {"x": "a\u2028b"})),
+    ("an ordering key that is bytes", record(LEAST | {"x": b"k"})),
+    ("an event with a line break", record(LEAST | {"a": 1, "v": "a\nb"})),
+    ("an event that is too long", record(LEAST | {"a": 1, "v": "a" * 161})),
+    ("a callback that is text", record(LEAST | {"a": 1, "b": "/done"})),
+    ("a callback to another host", record(LEAST | {"a": 1, "b": b"http://elsewhere/"})),
+    ("a callback with a line break", record(LEAST | {"a": 1, "b": b"/done\r\nX: y"})),
+    ("a routing key for the answer that is no word", record(LEAST | {"a": 1, "r": "a b"})),
+    ("a routing key for the answer that is too long", record(LEAST | {"a": 1, "r": "a" * 256})),
+    ("a negative number of replays", record(LEAST | {"a": 1, "j": -1})),
+    ("a response that failed in two lines", record({"k": "r", "i": "m1", "s": 200, "h": [], "f": "a\nb"})),
+    ("a response with a callback that is none", record({"k": "r", "i": "m1", "s": 200, "h": [], "b": b"done"})),
+    ("a fault that failed as a number", record({"k": "f", "i": "m1", "c": "deadline", "f": 1})),
+    ("a fault with a callback of two words", record({"k": "f", "i": "m1", "c": "deadline", "b": b"/a b"})),
+    ("a dead letter whose status is text", record({"k": "x", "i": "m1", "c": "rejected", "s": "422"})),
+    ("a dead letter whose excerpt is text", record({"k": "x", "i": "m1", "c": "rejected", "e": "no"})),
+    ("a dead letter whose excerpt is too long", record({"k": "x", "i": "m1", "c": "rejected", "e": b"x" * 1025})),
+    ("a dead letter with attempts below none", record({"k": "x", "i": "m1", "c": "rejected", "n": -1})),
+    ("a dead letter whose sender has two lines", record({"k": "x", "i": "m1", "c": "rejected", "u": "a\nb"})),
 ]
 
 
@@ -159,8 +219,9 @@ def from_json(fields: dict[str, Any]) -> Message:
         given["target"] = bytes.fromhex(given["target"])
     if "headers" in given:
         given["headers"] = [(bytes.fromhex(n), bytes.fromhex(v)) for n, v in given["headers"]]
-    if given.get("body") is not None:
-        given["body"] = bytes.fromhex(given["body"])
+    for name in ("body", "callback", "excerpt"):
+        if given.get(name) is not None:
+            given[name] = bytes.fromhex(given[name])
     if "code" in given:
         given["code"] = Code(given["code"])
     return kind(**given)

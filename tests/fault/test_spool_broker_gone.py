@@ -1,0 +1,52 @@
+"""Every node of the broker is killed while a spool is being emptied: what its disk took arrives when they are back."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from meshq.adapters.amqp import AmqpBroker
+from meshq.adapters.clock import SystemClock
+from meshq.core import topology
+from meshq.core.topology import Topology
+from tests.servers.rabbitmq import Cluster
+from tests.spool_rig import ORDERS, WORK, Sidecar, first_of_each, inbox_of, numbers, work
+
+pytestmark = pytest.mark.rabbitmq
+
+COUNT = 2000
+SECONDS = 150
+"""For three nodes to start again on a busy machine."""
+
+
+def test_what_the_spool_took_arrives_after_all_nodes_were_killed(
+    fault_cluster: Cluster, vhost: str, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        url, clock = fault_cluster.url(vhost), SystemClock()
+        shop, orders = AmqpBroker(url, name="shop", clock=clock), AmqpBroker(url, name="orders", clock=clock)
+        for client in (shop, orders):
+            await client.declare(Topology(exchanges=topology.shared().exchanges))
+            await client.open()
+        await orders.declare(topology.service(ORDERS))
+        inbox = inbox_of(orders, WORK)
+        sidecar = Sidecar(tmp_path, shop)
+        await sidecar.accept(*map(work, range(COUNT // 2)))
+        await inbox.count(10)
+        for node in fault_cluster.nodes:
+            node.kill()
+        await sidecar.accept(*map(work, range(COUNT // 2, COUNT)))
+        assert sidecar.spool.waiting
+        for node in fault_cluster.nodes:
+            node.start()
+        await asyncio.to_thread(fault_cluster.wait_healthy, SECONDS)
+        await sidecar.forwarder.close(60)
+        assert sidecar.spool.waiting == 0
+        found = numbers(await inbox.until(lambda seen: len(set(numbers(seen))) == COUNT))
+        assert first_of_each(found) == list(range(COUNT))
+        await sidecar.spool.close()
+        await orders.close()
+        await shop.close()
+
+    uvloop.run(story())
