@@ -97,7 +97,7 @@ class Held:
 
 class Subscription(Protocol):
     def cancel(self) -> None:
-        """Stop deliveries; what was delivered can still be settled. Idempotent."""
+        """Stop deliveries; what was delivered can still be settled. Some that are on their way may still come. Idempotent."""
 
 
 class BrokerState(NamedTuple):
@@ -225,10 +225,11 @@ class Spool(Protocol):
     """Publications kept on this pod's disk until the broker has them, in order."""
 
     def append(self, publication: Publication, done: Callable[[Spooled], None]) -> None:
-        """`done` is called exactly once, after the sync that made it durable."""
+        """`done` is called exactly once: with WRITTEN after the sync that made it durable, with FULL possibly before this
+        returns. What is FAILED is not there, and nothing that comes later is harmed by it."""
 
     def take(self) -> "SpoolRecord | None":
-        """The oldest that was not taken yet; None where there is none."""
+        """The oldest that was not taken yet; None where there is none. What cannot be read any more is reported and left out."""
 
     def remove(self, record: "SpoolRecord") -> None:
         """It is the broker's now. Until this, it is taken again after a restart, and after `rewind`."""
@@ -241,18 +242,20 @@ class Spool(Protocol):
         """Publications written and not removed."""
 
     @property
-    def bytes(self) -> int: ...
+    def bytes(self) -> int:
+        """What it takes of the disk."""
+
     @property
     def fault(self) -> str:
-        """Why it cannot write, and what to do; "" when all is well."""
+        """Why it cannot write, and what to do; "" when all is well. It goes on, and this goes, by itself."""
 
     async def close(self) -> None:
-        """Sync what was appended."""
+        """Sync what was appended; what is not removed stays for the next process."""
 
 
 class SpoolRecord(NamedTuple):
     number: int
-    """Grows in the order of `append`."""
+    """Grows in the order of `append`, through restarts."""
     publication: Publication
 
 

@@ -267,7 +267,7 @@ class AmqpBroker:
             for queue in await amqp_withdraw.quiet(connection, [queue.name for queue in gone.queues]):
                 async with self._asserting:
                     if all(queue != wanted.name for wanted in self._desired.all.queues):
-                        await amqp_withdraw.delete(connection, queue)
+                        faults += await amqp_withdraw.delete(connection, queue, self.user)
         except (ChannelLost, TimeoutError) as error:
             faults = [str(error) or "the broker does not answer"]
         declarer.close()

@@ -156,6 +156,8 @@ class ChannelConsumer:
         self._settling = Settling(connection, channel)
         self._outstanding = 0
         self._stopped = False
+        self._ended = False
+        """Stopped, and nothing more is on its way."""
         self.cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         channel.inner.add_on_cancel_callback(lambda _: self.drop())
         connection.on_deliver[channel.number] = self._on_content
@@ -177,12 +179,25 @@ class ChannelConsumer:
         return not self.channel.lost.done()
 
     def stop(self) -> None:
-        """No more deliveries; the channel closes once those that came are settled."""
+        """No more deliveries but those that are on their way; the channel closes once all of them are settled. To return them
+        here would mark them as handed out before, and nobody could tell that they were not started."""
         if not self._stopped and self.live:
             self._stopped = True
             if self.channel.inner.is_open and self._consuming and not self._in_order:
-                self.channel.inner.basic_cancel(_TAG)
-            self._close_when_settled()
+                self.channel.inner.basic_cancel(_TAG, callback=lambda _: self._on_cancelled())
+            else:
+                self._end()
+
+    def _on_cancelled(self) -> None:
+        """What a quorum queue sent before it was told may come after this, but not after the next answer."""
+        if self.channel.inner.is_open:
+            self.channel.inner.basic_qos(prefetch_count=1, callback=lambda _: self._end())
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        self._stopped = self._ended = True
+        self._close_when_settled()
 
     def settle(self, tag: int, requeue: bool) -> None:
         self._outstanding -= 1
@@ -197,11 +212,8 @@ class ChannelConsumer:
         self._close_when_settled()
 
     def _on_content(self, tag: int, redelivered: bool, header: bytes, body: bytes, exchange: bytes) -> None:
-        if self._stopped:
-            # On its way before the broker knew. Where the channel is closing already, that gives it back.
-            if self.channel.inner.is_open and not self._in_order:
-                self._settling.requeue(tag)
-            return
+        if self._stopped and (self._in_order or self._most is not None):
+            return  # the end of the channel gives it back
         delivery = AmqpDelivery(self, self._queue, tag, redelivered, header, body, exchange)
         if self._most is None:
             self._outstanding += 1
@@ -219,10 +231,9 @@ class ChannelConsumer:
         """Its queue is gone. What came from it can be settled still, to no effect."""
         if not self.cancelled.done():
             self.cancelled.set_result(None)
-        self._stopped = True
-        self._close_when_settled()
+        self._end()
 
     def _close_when_settled(self) -> None:
-        if self._stopped and self._outstanding <= 0 and self.live:
+        if self._ended and self._outstanding <= 0 and self.live:
             self._settling.flush()
             self.channel.close()

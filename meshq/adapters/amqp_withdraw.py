@@ -12,14 +12,17 @@ from collections.abc import Sequence
 
 from meshq.adapters.amqp_channel import Channel, ChannelLost
 from meshq.adapters.amqp_connection import FastConnection
+from meshq.adapters.amqp_topology import NOT_FOUND, fault
 
 LOOK_EVERY = 0.1
 QUIET_LOOKS = 5
 """Looks in a row that have to find a queue empty and unused: what was routed to it before its bindings went may still be on its
 way from another node."""
 MOST_LOOKS = 30
-PROOF_WITHIN = 0.25
+ANSWER_WITHIN = 0.25
 """Seconds. A queue without a leader makes the broker wait as long before it answers zero and zero."""
+PROOFS = 5
+"""Attempts at a proof, which a busy broker may be too slow for."""
 
 
 async def quiet(connection: FastConnection, queues: Sequence[str]) -> list[str]:
@@ -42,14 +45,21 @@ async def quiet(connection: FastConnection, queues: Sequence[str]) -> list[str]:
     return found
 
 
-async def delete(connection: FastConnection, queue: str) -> None:
-    """Delete it if it is empty and unused now. Raises ChannelLost, TimeoutError."""
+async def delete(connection: FastConnection, queue: str, user: str) -> list[str]:
+    """Delete it if it is empty and unused now. Returns the faults. Raises ChannelLost with code 0, TimeoutError."""
     channel = await Channel.open(connection)
     try:
-        if await _empty(connection, channel, queue):
-            await channel.call(channel.inner.queue_delete, queue=queue)
+        for _ in range(PROOFS):
+            if await _empty(connection, channel, queue):
+                await channel.call(channel.inner.queue_delete, queue=queue)
+                break
+    except ChannelLost as lost:
+        if lost.code == 0:
+            raise
+        return [] if lost.code == NOT_FOUND else [fault(f"queue {queue}", lost, user, {queue: "configure"})]
     finally:
         channel.close()
+    return []
 
 
 async def _figures(connection: FastConnection, queue: str) -> tuple[int, int]:
@@ -69,13 +79,20 @@ async def _empty(connection: FastConnection, channel: Channel, queue: str) -> bo
     """Whether it certainly is, and nobody else consumes it."""
     got: list[None] = []
     connection.on_deliver[channel.number] = lambda *_: got.append(None)
-    inner, clock = channel.inner, asyncio.get_running_loop()
-    started = clock.time()
+    inner = channel.inner
     seen = []
     await channel.call(inner.basic_qos, prefetch_count=1)
     for tag in ("meshq-first", "meshq-second"):
         await channel.call(inner.basic_consume, queue=queue, consumer_tag=tag, on_message_callback=lambda *_: None)
-        seen.append(await channel.figures(queue))
+        seen.append(await _soon(channel, queue))
         await channel.call(inner.basic_cancel, consumer_tag=tag)
-        seen.append(await channel.figures(queue))
-    return not got and seen == [(0, 1), (0, 0)] * 2 and clock.time() - started < PROOF_WITHIN
+        seen.append(await _soon(channel, queue))
+    return not got and seen == [(0, 1), (0, 0)] * 2
+
+
+async def _soon(channel: Channel, queue: str) -> tuple[int, int] | None:
+    """Its figures; None if they took so long that they may be wrong."""
+    clock = asyncio.get_running_loop()
+    asked = clock.time()
+    figures = await channel.figures(queue)
+    return figures if clock.time() - asked < ANSWER_WITHIN else None

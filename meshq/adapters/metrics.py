@@ -34,7 +34,10 @@ EVENTS = {
     "dead_lettered": ("dead_lettered", "Messages moved to the dead letters"),
     "retried": ("retries", "Durable messages to be tried again"),
     "cancelled": ("cancelled", "Durable calls not started because they were cancelled"),
-    "circuit_opened": ("circuit_openings", "Times that the app was given no durable messages because it failed in a row"),
+    "circuit_opened": (
+        "circuit_openings",
+        "Times that the app was given no durable messages because it failed in a row",
+    ),
     "event_unrouted": ("events_unrouted", "Events that nobody subscribes to"),
     "event_filtered": ("events_filtered", "Events that a subscription's filter did not take"),
     "result_unroutable": ("results_unroutable", "Results dropped because whoever asked has no queue for them any more"),

@@ -172,8 +172,6 @@ class DiskSpool:
         if self._closed:
             return
         self._intake.hand_over()
-        if self._intake.unsynced:
-            await self._flushed()
         self._closed = True
         self._intake.growing = None
         if self._noting or self._writer is not None:
@@ -182,17 +180,6 @@ class DiskSpool:
         self._report()
         self._reader.close()
         os.close(self._lock)
-
-    async def _flushed(self) -> None:
-        """Return when everything handed over was told of."""
-        loop = asyncio.get_running_loop()
-        reached = asyncio.Event()
-
-        def reach() -> None:
-            loop.call_soon_threadsafe(reached.set)
-
-        self._thread().call(reach)
-        await reached.wait()
 
     def _thread(self) -> Writer:
         if self._writer is None:

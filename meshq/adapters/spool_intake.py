@@ -52,7 +52,7 @@ class Intake:
         self._end = 0
         """Planned bytes of the segment that grows."""
         # On their way:
-        self.unsynced = 0
+        self._unsynced = 0
         """Records that were handed over."""
         self._unsynced_bytes = 0
         # One turn of the loop:
@@ -104,7 +104,7 @@ class Intake:
         gathered = (0, 0) if batch is None else (len(batch.done), batch.end - batch.begin)
         unsynced = self._unsynced_bytes + gathered[1]
         self._bytes_left = min(self._limit - self._segments.bytes, MAX_UNSYNCED) - unsynced
-        self._records_left = max(self._max_records - self._segments.waiting - self.unsynced - gathered[0], 0)
+        self._records_left = max(self._max_records - self._segments.waiting - self._unsynced - gathered[0], 0)
 
     def hand_over(self) -> None:
         """What was appended in this turn of the loop goes to the disk."""
@@ -116,7 +116,7 @@ class Intake:
 
     def _count(self, batch: Batch, sign: int) -> None:
         batch.segment.unsynced += sign * len(batch.done)
-        self.unsynced += sign * len(batch.done)
+        self._unsynced += sign * len(batch.done)
         self._unsynced_bytes += sign * (batch.end - batch.begin)
 
     def retire(self) -> None:

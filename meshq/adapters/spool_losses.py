@@ -14,7 +14,8 @@ logger = logging.getLogger(__name__)
 
 
 class Loss(NamedTuple):
-    """Records that were acknowledged once and cannot be read any more: from number `first` to `last` of a segment."""
+    """Records that cannot be read any more, from number `first` to `last` of a segment. They had been acknowledged, unless the
+    power went while they were being written."""
 
     segment: str
     first: int

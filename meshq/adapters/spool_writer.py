@@ -99,9 +99,6 @@ class Writer:
         """Note what was removed, and delete the segments that are over."""
         self._queue.put(lambda: self._note(progress, over))
 
-    def call(self, function: Callable[[], None]) -> None:
-        self._queue.put(function)
-
     def close(self) -> None:
         """Finish what was asked, and wait for it."""
         self._queue.put(None)

@@ -15,12 +15,13 @@ HIDDEN = frozenset({"delay", "reply"})
 
 def expected(picture: Snapshot) -> list[str]:
     """The queues that the registry's picture speaks of: to be asked for by name where the broker lists none."""
-    return [
+    of_topics = [
         queue
         for service in picture.services.values()
         for major in service.majors
         for queue in _of_topic(names.topic(service.name, major))
     ]
+    return [*of_topics, topology.LOST]
 
 
 def _of_topic(topic: str) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ class Wanted(NamedTuple):
     """Which dead letters; each part narrows. The default is all."""
 
     ids: frozenset[str] = frozenset()
-    """Whole, or as `short_id` has them."""
+    """Whole, or the beginnings of ids made by meshq, from `short_id` on."""
     reason: str = ""
     since_ms: int | None = None
     limit: int | None = None
@@ -41,19 +41,19 @@ class Wanted(NamedTuple):
 
     def missing(self, found: Iterable[str]) -> list[str]:
         """Which of `ids` are none of these."""
-        there = {each for ident in found for each in (ident, short_id(ident))}
-        return sorted(self.ids - there)
+        return sorted(self.ids.difference(*map(_names, found)))
 
     def ambiguous(self, found: Iterable[str]) -> list[str]:
         """Which of `ids` stand for several of these."""
-        longer: dict[str, set[str]] = {}
+        meant: dict[str, set[str]] = {}
         for ident in found:
-            longer.setdefault(short_id(ident), set()).add(ident)
-        return sorted(each for each in self.ids if len(longer.get(each, ())) > 1)
+            for name in self.ids.intersection(_names(ident)):
+                meant.setdefault(name, set()).add(ident)
+        return sorted(name for name, idents in meant.items() if len(idents) > 1)
 
     def takes(self, letter: Letter) -> bool:
         """One whose time is not known is in no "since"."""
-        if self.ids and not (letter.id in self.ids or short_id(letter.id) in self.ids):
+        if self.ids and self.ids.isdisjoint(_names(letter.id)):
             return False
         if self.reason and letter.reason != self.reason:
             return False
@@ -63,6 +63,11 @@ class Wanted(NamedTuple):
 def short_id(ident: str) -> str:
     """What people may call it: of an id made by meshq, 32 hexadecimal digits, the first 12."""
     return ident[:SHORT_ID] if _MADE_BY_US.fullmatch(ident) else ident
+
+
+def _names(ident: str) -> list[str]:
+    """What a letter may be called."""
+    return [ident[:size] for size in range(SHORT_ID, len(ident) + 1)] if _MADE_BY_US.fullmatch(ident) else [ident]
 
 
 def of_topic(letter: Letter, topic: str | None) -> bool:

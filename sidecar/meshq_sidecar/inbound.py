@@ -140,7 +140,7 @@ class Inbound:
             subscription.cancel()
         waiting, self._waiting = self._waiting, deque()
         for job in waiting:
-            self._give_back(job, GiveBack(job.request, Reason.NOT_READY))
+            self._return(job)
         asking, self._asking = self._asking, set()
         for job in asking:
             self._give_back(job, GiveBack(job.request, Reason.NOT_READY))
@@ -160,7 +160,10 @@ class Inbound:
             return
         settled = shared(delivery, len(requests))
         for request, selector in requests:
-            self.take(topic, settled, request, selector, None)
+            if self._subscriptions:
+                self.take(topic, settled, request, selector, None)
+            else:  # it was on its way when we stopped taking any
+                self._come_late(_Job(topic, settled, request, selector, self._clock.monotonic(), None))
 
     def take(
         self,
@@ -211,15 +214,12 @@ class Inbound:
             return True
         return False
 
+    def _come_late(self, job: _Job) -> None:
+        if not (job.delivery.redelivered and self._came_before(job)):
+            self._return(job)
+
     def _begin(self, job: _Job) -> None:
-        request = job.request
-        waited_ms = int((self._clock.monotonic() - job.received) * 1000)
-        left_ms = time_left_ms(request, self._clock.mesh_ms(), self._clock.synchronised, waited_ms)
-        known_unstarted = job.delivery.redelivered and self._was_let_go(job)
-        decision = before_call(
-            request, job.delivery.redelivered, known_unstarted, job.selector, self._identity.version, left_ms
-        )
-        match decision:
+        match self._decision(job, job.selector):
             case Start():
                 self._start(job)
             case Drop():
@@ -227,8 +227,23 @@ class Inbound:
                 self._finish(job)
             case Refuse(problem):
                 self._reply_fault(job, problem)
-            case GiveBack():
-                self._give_back(job, decision)
+            case GiveBack() as back:
+                self._give_back(job, back)
+
+    def _return(self, job: _Job) -> None:
+        """Give it back unstarted; but not one that whoever had it before may have started, because a copy would hide that."""
+        decision = self._decision(job, None)
+        if isinstance(decision, Refuse) and job.delivery.live:
+            self._reply_fault(job, decision.problem)
+        else:
+            self._give_back(job, GiveBack(job.request, Reason.NOT_READY))
+
+    def _decision(self, job: _Job, selector: Selector | None) -> Start | Drop | Refuse | GiveBack:
+        request, delivery = job.request, job.delivery
+        waited_ms = int((self._clock.monotonic() - job.received) * 1000)
+        left_ms = time_left_ms(request, self._clock.mesh_ms(), self._clock.synchronised, waited_ms)
+        known_unstarted = delivery.redelivered and self._was_let_go(job)
+        return before_call(request, delivery.redelivered, known_unstarted, selector, self._identity.version, left_ms)
 
     def _start(self, job: _Job) -> None:
         request = job.request

@@ -8,19 +8,15 @@ send more. So whatever ends in between, nothing is left out, and at most a windo
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from meshq.core import topology
-from meshq.core.message import CONTENT_TYPE, DecodeError, Request, decode, encode_request, is_id
-from meshq.core.subscriptions import Start, Subscription
+from meshq.core.subscriptions import Start
 from meshq.core.times import show_timestamp
-from meshq.ports import Broker, Clock, Delivery, Publication, Published, Store, StoreAway
-from meshq_sidecar.foreign import as_request
+from meshq.ports import Broker, Clock, Store, StoreAway
+from meshq_sidecar.replay_reading import Reading, Replay
 
 logger = logging.getLogger(__name__)
 
@@ -29,38 +25,12 @@ RENEW_EVERY = 5.0
 """Seconds, both. A leader that cannot renew its lease stops when it is over."""
 LOOK_EVERY = 1.0
 """Seconds between looks for what is missing: the store, the log."""
-WINDOW = 200
-"""Messages read from the log and not confirmed in the queue yet."""
-AGAIN, FULL_AGAIN = 1.0, 0.05
-"""Seconds before a message that the broker did not take is published again; the second where only the window of unconfirmed
-messages was full."""
 LETTING_GO = 0.5
 """Seconds at the most for giving the lease back."""
 
 NOTHING = -1
 """In the store instead of an offset: nothing was copied. Below it a negative number is the time, in Unix milliseconds, at which a
 copy of what is `next` began and found nothing yet."""
-
-
-class Replay(NamedTuple):
-    """What is copied where."""
-
-    log: str
-    queue: str
-    event_topic: str
-    start: Start
-
-    @property
-    def name(self) -> str:
-        """Of its lease and its offset: a subscription that is changed to another event or start begins there."""
-        return f"replay:{self.queue}:{self.event_topic}:{self.start}"
-
-
-def replay_of(subscription: Subscription, topic: str) -> Replay:
-    """`topic` is the subscribing service's."""
-    event_topic = subscription.events.event.topic
-    queue = topology.subscription_queue(topic, subscription.name)
-    return Replay(topology.log_queue(event_topic), queue, event_topic, subscription.start)
 
 
 class Copier:
@@ -74,7 +44,7 @@ class Copier:
         self._owner = owner
         self._leads_until = clock.monotonic()
         self._look = asyncio.Event()
-        self._reading: _Reading | None = None
+        self._reading: Reading | None = None
         self._said = "starts"
 
     @property
@@ -155,14 +125,14 @@ class Copier:
         if start == "next":
             await self._store.put_offset(self._replay.name, -self._clock.mesh_ms())
         self._say("copies")
-        reading = self._reading = _Reading(self._broker, self._clock, self._replay, start, self._look)
+        reading = self._reading = Reading(self._broker, self._clock, self._replay, start, self._look)
         try:
             await self._follow(reading)
         finally:
             reading.end()
             self._reading = None
 
-    async def _follow(self, reading: "_Reading") -> None:
+    async def _follow(self, reading: Reading) -> None:
         due = self._clock.monotonic() + RENEW_EVERY
         while self._leading and not reading.ended:
             done = reading.confirmed
@@ -193,87 +163,3 @@ class Copier:
 def _from(stored: int) -> Start:
     # To the second, and the earlier one: RabbitMQ knows no finer times.
     return stored if stored >= 0 else show_timestamp(datetime.fromtimestamp(-stored // 1000, UTC))
-
-
-class _Reading:
-    """The log from one start on, over one connection."""
-
-    def __init__(self, broker: Broker, clock: Clock, replay: Replay, start: Start, changed: asyncio.Event) -> None:
-        self._broker = broker
-        self._clock = clock
-        self._replay = replay
-        self._changed = changed
-        self._open: deque[_Copied] = deque()
-        """In the order of the log."""
-        self._key = topology.delay_key(0, replay.queue)
-        self.ended = False
-        self._subscription = broker.subscribe(replay.log, WINDOW, self._on_delivery, offset=start)
-
-    @property
-    def confirmed(self) -> int | None:
-        """The number of the last message up to which all are in the queue; None where the first is not."""
-        last = None
-        for copied in self._open:
-            if not copied.confirmed:
-                break
-            last = copied.offset
-        return last
-
-    def acknowledge(self, last: int) -> None:
-        """Up to and with this one: the log sends as many more."""
-        while self._open and self._open[0].offset <= last:
-            self._open.popleft().delivery.ack()
-
-    def end(self) -> None:
-        if not self.ended:
-            self.ended = True
-            self._subscription.cancel()
-            self._changed.set()
-
-    def _on_delivery(self, delivery: Delivery) -> None:
-        properties = delivery.properties()
-        copied = _Copied(delivery, int(properties["headers"]["x-stream-offset"]))
-        self._open.append(copied)
-        ident = delivery.message_id if is_id(delivery.message_id) else f"log-{copied.offset}"
-        body = _own(delivery, ident, self._replay.event_topic, self._clock.mesh_ms())
-        priority = properties.get("priority")
-        self._publish(copied, Publication(topology.DELAY, self._key, body, ident, "event", priority=priority))
-
-    def _publish(self, copied: "_Copied", publication: Publication) -> None:
-        if not self.ended:
-            self._broker.publish(publication, partial(self._on_fate, copied, publication))
-
-    def _on_fate(self, copied: "_Copied", publication: Publication, fate: Published) -> None:
-        if fate is Published.CONFIRMED:
-            copied.confirmed = True
-            if copied is self._open[0]:
-                self._changed.set()
-            return
-        delay = FULL_AGAIN if fate is Published.FULL else AGAIN
-        asyncio.get_running_loop().call_later(delay, self._publish, copied, publication)
-
-
-class _Copied:
-    __slots__ = ("confirmed", "delivery", "offset")
-
-    def __init__(self, delivery: Delivery, offset: int) -> None:
-        self.delivery = delivery
-        self.offset = offset
-        self.confirmed = False
-
-
-def _own(delivery: Delivery, ident: str, event_topic: str, now_ms: int) -> bytes:
-    """What is published for it: the same, with what the broker proved of who sent it, because that is us from now on. What cannot
-    be read goes on as it is and is found out by whoever takes it from the queue."""
-    if delivery.content_type != CONTENT_TYPE:
-        request = as_request(delivery)._replace(id=ident, accepted_ms=now_ms, event=event_topic)
-        return encode_request(request)
-    try:
-        messages = decode(delivery.body)
-    except DecodeError:
-        return delivery.body
-    if len(messages) != 1 or not isinstance(messages[0], Request):
-        return delivery.body
-    request = messages[0]
-    proved = delivery.user_id if delivery.user_id == request.caller else ""
-    return encode_request(request._replace(proved_caller=proved))

@@ -19,7 +19,6 @@ for an hour comes an hour late. A deadline counts from when the app gave it, and
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -29,6 +28,8 @@ from meshq.core import dead, topology
 from meshq.core.message import DeadLetter, DecodeError, Request, decode, encode_dead_letter, is_id
 from meshq.core.names import parse_topic
 from meshq.ports import Broker, BrokerState, Clock, Metrics, Publication, Published, Spool, Spooled, SpoolRecord
+from meshq_sidecar import spooling_patience as patience
+from meshq_sidecar.spooling_patience import WHY, Refusals, destination
 
 logger = logging.getLogger(__name__)
 
@@ -37,29 +38,8 @@ WINDOW = 500
 WINDOW_BYTES = 32 * 2**20
 TURN = 256
 """Messages given to the broker in one turn of the loop."""
-PATIENCE = 30
-"""How much refusing makes a destination hopeless, by WEIGHT: ten refusals, which take about half a minute."""
-WEIGHT = {
-    Published.REFUSED: 3,
-    Published.UNROUTABLE: 6,  # five times, about ten seconds: whoever is called may be connecting again itself
-    Published.UNKNOWN: 1,  # the connection may be to blame
-}
-WHY = {
-    Published.REFUSED: "the broker refuses it again and again: a queue behind it has reached a limit, or a right is missing",
-    Published.UNROUTABLE: "no queue takes it: nobody by that address was ever there",
-    Published.UNKNOWN: "the broker closes the channel over it or does not confirm it, again and again",
-}
-MAX_DESTINATIONS = 1_000
-"""Destinations whose refusals are counted."""
 MAX_QUEUE = 255
 """Characters of the destination that a dead letter tells."""
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 5.0
-"""Seconds, after a failure and after many in a row."""
-FIRST_LOOK, LONGEST_LOOK = 0.05, 5.0
-"""Seconds between looks whether the broker takes messages again, should it not say so."""
-
-Destination = tuple[str, str]
-"""Exchange and routing key."""
 Lane = tuple[str, str, str]
 """Exchange, routing key and ordering key: what goes one at a time."""
 
@@ -90,7 +70,8 @@ class SpoolForwarder:
         self._broker = broker
         self._clock = clock
         self._metrics = metrics
-        self._own_topic = own_topic
+        self._service = parse_topic(own_topic)[0]
+        self._dead_queue = topology.dead_queue(own_topic)
         self._identity = identity
         self.fault = ""
         """Why the oldest message does not leave, and what to do; "" when all is well or the broker is only away."""
@@ -115,8 +96,7 @@ class SpoolForwarder:
         """In a row."""
         self._looks = 0
         """In a row."""
-        self._refusals: dict[Destination, int] = {}
-        """What was counted against a destination since it took something."""
+        self._refusals = Refusals()
         self._timer: asyncio.TimerHandle | None = None
         self._looking = False
         """The timer is for a look at the broker, not a pause."""
@@ -255,7 +235,7 @@ class SpoolForwarder:
 
     def _done(self, record: SpoolRecord) -> None:
         self._spool.remove(record)
-        self._refusals.pop(_destination(record.publication), None)
+        self._refusals.took(destination(record.publication))
         if not self._stalled:
             self._failures = self._looks = 0
             self.fault = ""
@@ -265,28 +245,23 @@ class SpoolForwarder:
         self._held = held
         if not self._sent and self._timer is None:
             self._looking = True
-            self._wait(min(FIRST_LOOK * 2 ** min(self._looks, 20), LONGEST_LOOK))
+            self._wait(patience.look(self._looks))
             self._looks += 1
+            self.fault = ""
 
     def _failed(self, sent: _Sent, fate: Published) -> None:
         if self._stalled:  # with one that failed before: it is sent again anyway
             return
-        against = self._count_against(_destination(sent.record.publication), fate, sent.alone)
-        if against >= PATIENCE and sent.alone:
+        publication = sent.record.publication
+        against = self._refusals.count(destination(publication), fate, sent.alone)
+        hopeless = against >= patience.PATIENCE
+        if hopeless and sent.alone:
             self._bury(sent.record, WHY[fate])
             return
         self._stall()
-        if against < PATIENCE:
-            self._pause(f"the broker does not take a message for {sent.record.publication.key}: {WHY[fate]}")
-
-    def _count_against(self, destination: Destination, fate: Published, alone: bool) -> int:
-        against = self._refusals.pop(destination, 0)
-        if alone or fate is not Published.UNKNOWN:
-            against = min(against + WEIGHT[fate], PATIENCE)
-        if len(self._refusals) >= MAX_DESTINATIONS:
-            self._refusals.pop(next(iter(self._refusals)))
-        self._refusals[destination] = against
-        return against
+        if not hopeless:
+            # What was not alone may be all right, and only its connection went.
+            self._pause(f"the broker does not take a message for {publication.key}: {WHY[fate]}" if against else "")
 
     def _stall(self) -> None:
         self._stalled = True
@@ -296,7 +271,7 @@ class SpoolForwarder:
         self.fault = fault
         self._failures += 1
         self._looking = False
-        self._wait(random.uniform(FIRST_PAUSE, min(FIRST_PAUSE * 2 ** min(self._failures - 1, 20), LONGEST_PAUSE)))
+        self._wait(patience.pause(self._failures))
 
     def _go_on(self) -> None:
         """One was settled."""
@@ -313,26 +288,25 @@ class SpoolForwarder:
         publication = record.publication
         ident = publication.message_id if is_id(publication.message_id) else "unknown"
         letter = DeadLetter(
-            ident, dead.UNSENDABLE, why, publication.key[:MAX_QUEUE], self._clock.mesh_ms(), self._identity, publication.body,
-            sender=parse_topic(self._own_topic)[0],
+            ident, dead.UNSENDABLE, why, publication.key[:MAX_QUEUE], self._clock.mesh_ms(), self._identity,
+            publication.body, sender=self._service,
         )  # fmt: skip
-        queue = topology.dead_queue(self._own_topic)
-        burial = Publication(topology.DEAD, queue, encode_dead_letter(letter), ident, "dead")
+        burial = Publication(topology.DEAD, self._dead_queue, encode_dead_letter(letter), ident, "dead")
         self._under_way(_Sent(record, frozenset(), self._careful_until > 0))
         self._broker.publish(burial, partial(self._on_buried, record.number, why))
 
     def _on_buried(self, number: int, why: str, fate: Published) -> None:
         record = self._settled(number).record
-        key = record.publication.key
-        queue = topology.dead_queue(self._own_topic)
+        key, queue = record.publication.key, self._dead_queue
         if fate is Published.CONFIRMED:
             logger.error("message %s for %s is dead: %s", record.publication.message_id, key, why)
             self._metrics.count(f"dead_lettered:{dead.UNSENDABLE}")
+            self._refusals.took((topology.DEAD, queue))
             self._spool.remove(record)
             self.fault = ""
         elif fate in (Published.AWAY, Published.FULL):
             self._hold(_Held(record, why))
-        elif self._count_against((topology.DEAD, queue), fate, alone=True) < PATIENCE:
+        elif self._refusals.count((topology.DEAD, queue), fate, alone=True) < patience.PATIENCE:
             self._stall()
             self._pause(f"a message for {key} cannot be sent ({why}), and {queue} does not take it either: {WHY[fate]}")
         else:
@@ -363,10 +337,6 @@ class SpoolForwarder:
     def _on_broker_state(self, state: BrokerState) -> None:
         if state.publishing and self._looking and self._timer is not None:
             self._waited()
-
-
-def _destination(publication: Publication) -> Destination:
-    return publication.exchange, publication.key
 
 
 def _lanes(publication: Publication) -> frozenset[Lane]:

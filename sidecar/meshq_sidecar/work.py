@@ -13,7 +13,18 @@ from typing import NamedTuple
 
 from meshq.core import dead, results, topology
 from meshq.core.breaker import Breaker, Circuit, unwell
-from meshq.core.delivery import Again, Bury, Done, PutBack, Retry, Start, before_work, settle_work, time_left_ms
+from meshq.core.delivery import (
+    Again,
+    Bury,
+    Done,
+    PutBack,
+    Retry,
+    Start,
+    before_work,
+    safe_to_repeat,
+    settle_work,
+    time_left_ms,
+)
 from meshq.core.errors import Code, Problem
 from meshq.core.http import Failed, HttpResponse, header
 from meshq.core.message import DecodeError, Fault, Message, Request, Response
@@ -258,6 +269,9 @@ class Work:
 
     def _on_delivery(self, consumer: _Consumer, delivery: Delivery) -> None:
         source = consumer.source
+        if consumer.subscription is None:  # it was on its way when we stopped taking any
+            delivery.requeue()
+            return
         try:
             found = [
                 self._result(message, delivery) if source.results else asked(message) for message in read(delivery)
@@ -597,7 +611,10 @@ class Work:
 
     def _put_back_waited(self, job: _Job) -> None:
         """As a copy behind all others: the flag that a requeue sets would forbid a call that must not be repeated. Whoever waits
-        for its answer has sent nothing after it that could rely on the order."""
+        for its answer has sent nothing after it that could rely on the order. One that has the flag already keeps it."""
+        if job.delivery.redelivered and not safe_to_repeat(job.request):
+            job.delivery.requeue()
+            return
         waited_ms = int((self._clock.monotonic() - job.received) * 1000)
         left_ms = time_left_ms(job.request, self._clock.mesh_ms(), self._clock.synchronised, waited_ms)
         sender = self._sender(job)

@@ -21,10 +21,12 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from meshq.core import topology
 from tests.bench import durable, mesh, peers, report, spool
 from tests.bench.measure import Host, Sample, run_client
 from tests.bench.rounds import Bench, Case, chosen, play
 from tests.servers import rabbitmq, redis
+from tests.servers.definitions import definitions
 from tests.servers.processes import NoServer
 from tests.servers.rabbitmq import Cluster
 
@@ -142,7 +144,11 @@ def _calls_floor(bench: Bench) -> Iterator[Sample]:
 
 
 def _calls(bench: Bench) -> Iterator[Sample]:
-    with _vhost(bench.cluster) as (_, url), mesh.pair(url, bench.registry.new_database()) as pair:
+    with ExitStack() as stack:
+        vhost, url = stack.enter_context(_vhost(bench.cluster))
+        # As broker-config/ has it: the first sidecar of a mesh without it declares all the delay levels before it is ready.
+        bench.cluster.management.import_definitions(vhost, definitions(topology.shared(), vhost))
+        pair = stack.enter_context(mesh.pair(url, bench.registry.new_database()))
         for concurrency in CONCURRENCIES:
             command = ["tests.bench.http_load", str(pair.port), f"/v1/call/{mesh.SERVICE}@1/echo"]
             sample = run_client("mesh", command, concurrency, bench.seconds, pair.pids)

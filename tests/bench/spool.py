@@ -128,12 +128,17 @@ def _raw(
 
 
 def rounds(number: int, seconds: float, folder: Path | None, seed: int = 7) -> list[Sample]:
-    """Every case at every concurrency, in each round in another order. `folder` says which disk."""
+    """Every case at every concurrency, in each round in another order; what is compared runs one right after the other. `folder`
+    says which disk."""
     samples: list[Sample] = []
     for count in range(number):
-        cases = [(case, at_once) for at_once in AT_ONCE for case in (spool, raw, joined)]
-        random.Random(seed + count).shuffle(cases)
-        for case, at_once in cases:
+        shuffle = random.Random(seed + count)
+        pairs = [
+            (case, at_once)
+            for at_once in shuffle.sample(AT_ONCE, len(AT_ONCE))
+            for case in shuffle.sample((spool, raw, joined), 3)
+        ]
+        for case, at_once in pairs:
             with tempfile.TemporaryDirectory(dir=folder) as directory:
                 sample = case(Path(directory), at_once, seconds)
             sample.round = count

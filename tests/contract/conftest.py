@@ -27,8 +27,10 @@ BROKERS = (
     "embedded on disk",
     pytest.param("rabbitmq", marks=pytest.mark.rabbitmq),
     pytest.param("rabbitmq4", marks=pytest.mark.docker),
-    pytest.param("rabbitmq3", marks=pytest.mark.docker),
 )
+EVERY_BROKER = (*BROKERS, pytest.param("rabbitmq3", marks=pytest.mark.docker))
+"""For the suites of the port itself; what is built on it runs over one RabbitMQ 3, the cluster, which is three nodes."""
+OF_THE_PORT = ("test_broker", "test_broker_durable")
 REGISTRIES = (
     "embedded",
     pytest.param("redis", marks=pytest.mark.redis),
@@ -42,7 +44,13 @@ STORES = (
 )
 
 
-@pytest.fixture(params=BROKERS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "rig" in metafunc.fixturenames and "rig" not in metafunc.module.__dict__:
+        of_the_port = metafunc.module.__name__.rpartition(".")[2] in OF_THE_PORT
+        metafunc.parametrize("rig", EVERY_BROKER if of_the_port else BROKERS, indirect=True)
+
+
+@pytest.fixture
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BrokerRig]:
     if request.param.startswith("embedded"):
         yield EmbeddedRig(tmp_path / "broker.db" if request.param == "embedded on disk" else None)

@@ -83,9 +83,15 @@ async def desk(rig: BrokerRig, *declared: Topology) -> Desk:
 
 async def there(client: Broker, *messages: Publication) -> None:
     """Confirmed. What the broker left open, because it was busy, is published again: it may be there twice then."""
-    while messages:
-        fates = await published(client, *messages)
-        messages = tuple(m for m, fate in zip(messages, fates, strict=True) if fate is not Published.CONFIRMED)
+    left = messages
+
+    async def all_confirmed() -> bool:
+        nonlocal left
+        fates = await published(client, *left)
+        left = tuple(each for each, fate in zip(left, fates, strict=True) if fate is not Published.CONFIRMED)
+        return not left
+
+    await eventually(all_confirmed)
 
 
 def requests(deliveries: list[Delivery]) -> list[Request]:

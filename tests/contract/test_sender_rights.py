@@ -40,7 +40,6 @@ class Rights(NamedTuple):
     params=[
         pytest.param("rabbitmq", marks=pytest.mark.rabbitmq),
         pytest.param("rabbitmq4", marks=pytest.mark.docker),
-        pytest.param("rabbitmq3", marks=pytest.mark.docker),
     ]
 )
 def rights(request: pytest.FixtureRequest) -> Iterator[Rights]:

@@ -11,7 +11,7 @@ from meshq.core import dead, topology
 from meshq.core.message import DeadLetter, Request, decode, encode_request
 from meshq.core.topology import CALLS, EVENTS, Binding, Queue, Topology
 from meshq.ports import Broker, Delivery, Publication
-from meshq_sidecar import spooling
+from meshq_sidecar import spooling_patience
 from tests.contract.broker_rigs import BrokerRig, Recorder, eventually
 from tests.contract.test_rabbitmq_only import Rabbit
 from tests.servers.rabbitmq import Cluster
@@ -23,8 +23,8 @@ DEAD_LETTERS = topology.dead_queue(SHOP)
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spooling, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(spooling, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(spooling_patience, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(spooling_patience, "LONGEST_PAUSE", 0.1)
 
 
 async def receiver(rig: BrokerRig, *wanted: Topology) -> Broker:
@@ -112,7 +112,7 @@ async def test_a_call_to_nobody_is_found_in_our_own_dead_letters(rig: BrokerRig,
 async def test_who_is_called_may_come_a_moment_later_than_the_broker(
     rig: BrokerRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spooling, "PATIENCE", 100_000)
+    monkeypatch.setattr(spooling_patience, "PATIENCE", 100_000)
     client = await receiver(rig, topology.dead(SHOP))
     sidecar = Sidecar(tmp_path / "spool", client)
     await sidecar.accept(work(0), work(1))
@@ -164,7 +164,6 @@ async def test_a_delay_counts_from_when_it_is_forwarded(rig: BrokerRig, tmp_path
     params=[
         pytest.param("rabbitmq", marks=pytest.mark.rabbitmq),
         pytest.param("rabbitmq4", marks=pytest.mark.docker),
-        pytest.param("rabbitmq3", marks=pytest.mark.docker),
     ]
 )
 def rabbit(request: pytest.FixtureRequest) -> Iterator[Rabbit]:
@@ -210,7 +209,7 @@ async def test_messages_with_one_key_keep_their_order_though_the_queue_refuses_s
 async def test_what_a_right_is_missing_for_goes_to_the_dead_letters_and_the_rest_arrives(
     rabbit: Rabbit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spooling, "PATIENCE", 4)
+    monkeypatch.setattr(spooling_patience, "PATIENCE", 4)
     await receiver(rabbit, topology.shared(), topology.service(ORDERS), topology.service("secret.v1"))
     every = (".*", ".*", ".*")
     client = rabbit.as_user("shop", every)

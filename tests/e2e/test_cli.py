@@ -47,7 +47,7 @@ def test_instances_of_one_service_as_yaml(mesh: Dev) -> None:
 
 def test_queues_as_a_table(mesh: Dev) -> None:
     done = meshq("queues", cwd=mesh.folder)
-    heading, first, second = done.stdout.splitlines()
+    heading, *rows = done.stdout.splitlines()
     assert heading.split() == [
         "TOPIC",
         "QUEUE",
@@ -61,8 +61,9 @@ def test_queues_as_a_table(mesh: Dev) -> None:
         "OUT/S",
         "DEAD",
     ]
-    assert first.split()[:6] == ["orders.v2", "meshq.orders.v2.call", "call", "0", "0", "1"]
-    assert second.split()[:3] == ["orders.v2", "meshq.orders.v2.dead", "dead"]
+    ours = [row.split() for row in rows if row.startswith("orders.v2 ")]
+    assert [row[1:3] for row in ours] == [[f"meshq.orders.v2.{kind}", kind] for kind in ("call", "dead", "work")]
+    assert [row[5] for row in ours] == ["1", "0", "1"], "consumers"
 
 
 @pytest.mark.parametrize("way", ["--control", "MESHQ_CONTROL_URL", "folder"])

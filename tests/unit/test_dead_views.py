@@ -125,6 +125,7 @@ def test_without_a_filter_all_are_wanted() -> None:
         (Wanted(since_ms=DIED_MS + 1), False),
         (Wanted(frozenset([REQUEST.id])), True),
         (Wanted(frozenset([REQUEST.id[:12]])), True),
+        (Wanted(frozenset([REQUEST.id[:16]])), True),
         (Wanted(frozenset([REQUEST.id[:11]])), False),
         (Wanted(frozenset(["other"])), False),
         (Wanted(frozenset([REQUEST.id]), "rejected"), False),
@@ -146,10 +147,11 @@ def test_only_ids_made_here_have_a_short_form() -> None:
 
 def test_ids_that_are_missing_or_stand_for_several() -> None:
     a, b = "a" * 32, "a" * 31 + "b"
-    wanted = Wanted(frozenset(["a" * 12, a, "c"]))
+    wanted = Wanted(frozenset(["a" * 12, "a" * 20, a, "c"]))
     assert wanted.missing([a]) == ["c"]
+    assert wanted.missing([]) == ["a" * 12, "a" * 20, a, "c"]
     assert wanted.ambiguous([a, a]) == []
-    assert wanted.ambiguous([a, b]) == ["a" * 12]
+    assert wanted.ambiguous([a, b]) == ["a" * 12, "a" * 20]
 
 
 def test_those_of_a_topic() -> None:

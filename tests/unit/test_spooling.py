@@ -12,7 +12,7 @@ from meshq.core import dead, topology
 from meshq.core.message import DeadLetter, Request, decode, encode_request
 from meshq.core.topology import CALLS, DEAD, EVENTS
 from meshq.ports import Publication, Published, Spooled
-from meshq_sidecar import spooling
+from meshq_sidecar import spooling, spooling_patience
 from meshq_sidecar.spooling import SpoolForwarder
 from tests.contract.broker_rigs import Recorder
 from tests.doubles import Counted, until
@@ -25,7 +25,7 @@ WORK = "orders.v1.work"
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIRST_PAUSE", "LONGEST_PAUSE", "FIRST_LOOK", "LONGEST_LOOK"):
-        monkeypatch.setattr(spooling, name, 0.002)
+        monkeypatch.setattr(spooling_patience, name, 0.002)
 
 
 class Scene:
@@ -301,7 +301,7 @@ def test_ten_refusals_make_a_dead_letter_and_the_rest_goes_on(tmp_path: Path) ->
         assert (burial.key, burial.kind, burial.message_id) == (topology.dead_queue("shop.v3"), "dead", "m0")
         assert (letter.id, letter.reason, letter.queue, letter.body) == ("m0", dead.UNSENDABLE, "bad", b"body 0")
         assert (letter.instance, letter.sender, letter.at_ms) == ("shop/3.1.0/s-1", "shop", NOW_MS)
-        assert "refuses it again and again" in letter.detail
+        assert "the broker refuses it" in letter.detail
         assert scene.spool.waiting == 1, "on the disk until the dead letter is confirmed"
         await scene.say(C)
         assert scene.forwarder.idle
@@ -338,7 +338,7 @@ def test_a_hopeless_destination_gets_one_try_a_message_until_it_takes_one(tmp_pa
         await scene.accept(to("bad", 2))
         await scene.say(C)
         await scene.accept(to("bad", 3))
-        await scene.say(R, R, R)
+        await scene.say(R, R)
         assert await scene.asked(1) == ["m3"]
         assert not scene.letters, "it took one: the count began anew"
 
@@ -451,7 +451,7 @@ def test_an_event_without_subscribers_is_counted_and_gone(tmp_path: Path) -> Non
 
 
 def test_destinations_counted_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spooling, "MAX_DESTINATIONS", 2)
+    monkeypatch.setattr(spooling_patience, "MAX_DESTINATIONS", 2)
 
     async def story(scene: Scene) -> None:
         for number in range(5):
@@ -519,6 +519,41 @@ def test_a_dead_letter_that_cannot_be_sent_now_is_sent_when_the_broker_is_back(t
         scene.broker.tell(True)
         await until(lambda: scene.letters)
         await scene.say(C)
+        assert scene.forwarder.idle
+
+    play(tmp_path, story)
+
+
+def test_dead_letters_that_are_taken_again_get_all_their_tries_the_next_time(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        await scene.accept(to("nowhere.v1.work", 0))
+        await scene.say(*[U] * 5)
+        await scene.say(U, U)  # its dead letter, and then itself again
+        await until(lambda: scene.letters)
+        await scene.say(C)
+        await scene.accept(to("elsewhere.v1.work", 1))
+        await scene.say(*[U] * 5)
+        for _ in range(4):
+            await until(lambda: scene.letters)
+            await scene.say(U, U)
+        await until(lambda: scene.letters)
+        await scene.say(C)
+        assert scene.spool.waiting == 0
+
+    play(tmp_path, story)
+
+
+def test_a_broker_that_is_only_away_is_no_fault_of_a_message(tmp_path: Path) -> None:
+    async def story(scene: Scene) -> None:
+        await scene.accept(*map(publication, range(3)))
+        await scene.asked(3)
+        scene.broker.tell(False)
+        await scene.say(N, N, N)
+        assert scene.forwarder.fault == ""
+        await until(lambda: scene.forwarder._looks)
+        assert scene.forwarder.fault == ""
+        scene.broker.tell(True)
+        await scene.say(C, C, C)
         assert scene.forwarder.idle
 
     play(tmp_path, story)
