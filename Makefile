@@ -37,7 +37,7 @@ unit: $(ready) need-node  ## only what needs no servers
 	@$(pytest) -m "not rabbitmq and not redis and not docker" tests/unit tests/property $(ARGS)
 
 contract e2e fault: $(ready) need-servers need-node  # one folder of tests
-	@$(pytest) tests/$@ $(ARGS)
+	@MESHQ_TEST_LONG=1 $(pytest) tests/$@ $(ARGS)
 
 contract:  ## only the suites that run over every adapter
 e2e:  ## only whole programs together

@@ -38,10 +38,14 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    long = [item for item in items if item.get_closest_marker("long")]
+    if long and not os.environ.get("MESHQ_TEST_LONG"):
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in set(long)]
     docker = [item for item in items if item.get_closest_marker("docker")]
     if docker and _without_docker():
         config.hook.pytest_deselected(items=docker)
-        items[:] = [item for item in items if item not in docker]
+        items[:] = [item for item in items if item not in set(docker)]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -184,16 +184,9 @@ class ChannelConsumer:
         if not self._stopped and self.live:
             self._stopped = True
             if self.channel.inner.is_open and self._consuming and not self._in_order:
-                self.channel.inner.basic_cancel(_TAG, callback=lambda _: self._on_cancelled())
+                self.channel.inner.basic_cancel(_TAG, callback=lambda _: self._end())
             else:
                 self._end()
-
-    def _on_cancelled(self) -> None:
-        """What a quorum queue sent before it was told may come after this, but not after the next answer."""
-        if self.channel.inner.is_open:
-            self.channel.inner.basic_qos(prefetch_count=1, callback=lambda _: self._end())
-        else:
-            self._end()
 
     def _end(self) -> None:
         self._stopped = self._ended = True

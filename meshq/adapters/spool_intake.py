@@ -57,6 +57,8 @@ class Intake:
         self._unsynced_bytes = 0
         # One turn of the loop:
         self._batch: Batch | None = None
+        self._telling = False
+        """Callbacks are running; what they append is handed over after them."""
         self._bytes_left = 0
         self._records_left = 0
 
@@ -84,7 +86,8 @@ class Intake:
             self._sequence += 1
         self._batch = Batch(self._epoch, self.growing, self._end, self._end)
         self._measure()
-        asyncio.get_running_loop().call_soon(self.hand_over)
+        if not self._telling:
+            asyncio.get_running_loop().call_soon(self.hand_over)
         return self._batch
 
     def _roll(self) -> Batch:
@@ -134,10 +137,21 @@ class Intake:
         if outcome.error is None:
             for batch in batches:
                 self._segments.written(batch.segment, batch.offsets, batch.end)
-            _tell(batches, Spooled.WRITTEN)
-            return
-        gathered = self._plan_anew(outcome) if batches[0].epoch == self._epoch else []
-        _tell(batches + gathered, Spooled.FAILED)
+            self._tell(batches, Spooled.WRITTEN)
+        else:
+            gathered = self._plan_anew(outcome) if batches[0].epoch == self._epoch else []
+            self._tell(batches + gathered, Spooled.FAILED)
+
+    def _tell(self, batches: Sequence[Batch], fate: Spooled) -> None:
+        self._telling = True
+        for batch in batches:
+            for done in batch.done:
+                try:
+                    done(fate)
+                except Exception:
+                    logger.exception("the callback of an append failed")
+        self._telling = False
+        self.hand_over()  # who waited for these has given the next ones by now, and the disk is idle
 
     def _plan_anew(self, outcome: Outcome) -> list[Batch]:
         """The first of these could not be written, and nothing after it: the next record takes its place and number. Returns
@@ -176,12 +190,3 @@ _ADVICE = {
     errno.EPERM: "give this process the right to write there",
     errno.ENOENT: "make the directory again",
 }
-
-
-def _tell(batches: Sequence[Batch], fate: Spooled) -> None:
-    for batch in batches:
-        for done in batch.done:
-            try:
-                done(fate)
-            except Exception:
-                logger.exception("the callback of an append failed")

@@ -120,19 +120,20 @@ class Writer:
     def _gather(self) -> tuple[list[Batch], list[Callable[[], None]], bool]:
         """Everything that waits, at least one thing unless the disk fails."""
         batches, chores = list[Batch](), list[Callable[[], None]]()
-        try:
-            item = self._queue.get(timeout=PROBE_SECONDS if self._failing else None)
-            while item is not None:
-                if isinstance(item, Batch):
-                    batches.append(item)
-                else:
-                    chores.append(item)
-                item = self._queue.get_nowait()
-        except Empty:
-            if not batches and not chores:
+        while True:
+            try:
+                item = self._queue.get(timeout=PROBE_SECONDS if self._failing else None)
+            except Empty:
                 self._probe()
-            return batches, chores, False
-        return batches, chores, True
+                return batches, chores, False
+            if item is None:
+                return batches, chores, True
+            if isinstance(item, Batch):
+                batches.append(item)
+            else:
+                chores.append(item)
+            if self._queue.empty():
+                return batches, chores, False
 
     def _do(self, chore: Callable[[], None]) -> None:
         """What does not work is made good at the next start, or some messages are sent twice."""

@@ -58,22 +58,24 @@ def spool(directory: Path, at_once: int, seconds: float) -> Sample:
 
 async def _spool(directory: Path, at_once: int, seconds: float) -> Sample:
     found = DiskSpool(directory, LIMIT, SystemClock(), max_records=RECORDS)
-    clock = time.perf_counter
-    written, groups, running = 0, 0, at_once
-    last_told = -1.0
-    end = clock() + WARM_UP
+    loop = asyncio.get_running_loop()
+    written, groups, running, going = 0, 0, 0, True
     over = asyncio.Event()
 
     def done(fate: Spooled) -> None:
         nonlocal written, running
         assert fate is Spooled.WRITTEN, fate
         written += 1
-        if clock() < end:
+        if going:
             found.append(PUBLICATION, done)
         else:
             running -= 1
             if not running:
                 over.set()
+
+    def stop() -> None:
+        nonlocal going
+        going = False
 
     told = found._intake.told
 
@@ -86,16 +88,16 @@ async def _spool(directory: Path, at_once: int, seconds: float) -> Sample:
     try:
         for measured in (WARM_UP, seconds):
             over.clear()
-            running, written, groups = at_once, 0, 0
-            begun, cpu = clock(), time.process_time()
-            end = begun + measured
+            running, written, groups, going = at_once, 0, 0, True
+            loop.call_later(measured, stop)
+            begun, cpu = time.perf_counter(), time.process_time()
             for _ in range(at_once):
                 found.append(PUBLICATION, done)
             await over.wait()
-            last_told, used = clock() - begun, time.process_time() - cpu
+            took, used = time.perf_counter() - begun, time.process_time() - cpu
     finally:
         await found.close()
-    return Sample("spool", at_once, written / last_told, written / groups, used * 1e6 / written)
+    return Sample("spool", at_once, written / took, written / groups, used * 1e6 / written)
 
 
 def raw(directory: Path, at_once: int, seconds: float) -> Sample:

@@ -26,11 +26,10 @@ BROKERS = (
     "embedded",
     "embedded on disk",
     pytest.param("rabbitmq", marks=pytest.mark.rabbitmq),
-    pytest.param("rabbitmq4", marks=pytest.mark.docker),
 )
-EVERY_BROKER = (*BROKERS, pytest.param("rabbitmq3", marks=pytest.mark.docker))
-"""For the suites of the port itself; what is built on it runs over one RabbitMQ 3, the cluster, which is three nodes."""
-OF_THE_PORT = ("test_broker", "test_broker_durable")
+CONTAINERS = ("rabbitmq4", "rabbitmq3")
+EACH_TIME = {"test_broker": CONTAINERS, "test_work": ("rabbitmq4",)}
+"""What the suite of the port itself, and that of what is promised on it, run over each time; all suites do in `make contract`."""
 REGISTRIES = (
     "embedded",
     pytest.param("redis", marks=pytest.mark.redis),
@@ -46,8 +45,13 @@ STORES = (
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "rig" in metafunc.fixturenames and "rig" not in metafunc.module.__dict__:
-        of_the_port = metafunc.module.__name__.rpartition(".")[2] in OF_THE_PORT
-        metafunc.parametrize("rig", EVERY_BROKER if of_the_port else BROKERS, indirect=True)
+        each_time = EACH_TIME.get(metafunc.module.__name__.rpartition(".")[2], ())
+        more = [pytest.param(name, marks=_marks(name in each_time)) for name in CONTAINERS]
+        metafunc.parametrize("rig", (*BROKERS, *more), indirect=True)
+
+
+def _marks(each_time: bool) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.docker] if each_time else [pytest.mark.docker, pytest.mark.long]
 
 
 @pytest.fixture

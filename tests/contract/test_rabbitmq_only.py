@@ -60,7 +60,7 @@ class Rabbit(RabbitRig):
     params=[
         pytest.param("rabbitmq", marks=pytest.mark.rabbitmq),
         pytest.param("rabbitmq4", marks=pytest.mark.docker),
-        pytest.param("rabbitmq3", marks=pytest.mark.docker),
+        pytest.param("rabbitmq3", marks=[pytest.mark.docker, pytest.mark.long]),
     ]
 )
 def rabbit(request: pytest.FixtureRequest) -> Iterator[Rabbit]:

@@ -163,7 +163,7 @@ async def test_a_delay_counts_from_when_it_is_forwarded(rig: BrokerRig, tmp_path
 @pytest.fixture(
     params=[
         pytest.param("rabbitmq", marks=pytest.mark.rabbitmq),
-        pytest.param("rabbitmq4", marks=pytest.mark.docker),
+        pytest.param("rabbitmq4", marks=[pytest.mark.docker, pytest.mark.long]),
     ]
 )
 def rabbit(request: pytest.FixtureRequest) -> Iterator[Rabbit]:

@@ -39,7 +39,7 @@ class Rights(NamedTuple):
 @pytest.fixture(
     params=[
         pytest.param("rabbitmq", marks=pytest.mark.rabbitmq),
-        pytest.param("rabbitmq4", marks=pytest.mark.docker),
+        pytest.param("rabbitmq4", marks=[pytest.mark.docker, pytest.mark.long]),
     ]
 )
 def rights(request: pytest.FixtureRequest) -> Iterator[Rights]:

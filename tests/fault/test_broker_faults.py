@@ -43,6 +43,7 @@ def test_a_follower_killed(stage: Scene, fault_cluster: Cluster, vhost: str) -> 
     stage.judge(history, duplicates=True)
 
 
+@pytest.mark.long
 def test_a_rolling_restart(stage: Scene, fault_cluster: Cluster) -> None:
     with stage.load() as history:
         for node in fault_cluster.nodes:
@@ -82,10 +83,11 @@ def test_one_node_cut_off_in_both_directions(stage: Scene, fault_cluster: Cluste
 @pytest.mark.parametrize(
     ("on", "off"),
     [
-        (("set_vm_memory_high_watermark", "0.00001"), ("set_vm_memory_high_watermark", "0.1")),
-        (("set_disk_free_limit", "900GB"), ("set_disk_free_limit", "50MB")),
+        pytest.param(("set_vm_memory_high_watermark", "0.00001"), ("set_vm_memory_high_watermark", "0.1"), id="memory"),
+        pytest.param(
+            ("set_disk_free_limit", "900GB"), ("set_disk_free_limit", "50MB"), id="disk", marks=pytest.mark.long
+        ),
     ],
-    ids=["memory", "disk"],
 )
 def test_an_alarm_on_and_off(stage: Scene, fault_cluster: Cluster, on: tuple[str, ...], off: tuple[str, ...]) -> None:
     """Publishers are blocked and say so; consumers go on; nothing comes twice."""

@@ -17,7 +17,7 @@ from tests.fault.scene import Scene, lasting, scene
 from tests.servers.rabbitmq import Cluster, Node
 from tests.servers.redis import RedisServer
 
-SECONDS = float(os.environ.get("CHAOS_SECONDS") or 40)
+SECONDS = float(os.environ.get("CHAOS_SECONDS") or 20)
 SEED = int(os.environ.get("CHAOS_SEED") or random.randrange(10**6))
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.redis, pytest.mark.timeout(SECONDS * 3 + 400)]

@@ -73,7 +73,9 @@ def test_apps_killed(stage: Scene) -> None:
     stage.judge(history, duplicates=True)
 
 
-@pytest.mark.parametrize("mode", ["garbage", "half", "slow", "500", "503"])
+@pytest.mark.parametrize(
+    "mode", ["garbage", "slow", "503", *(pytest.param(mode, marks=pytest.mark.long) for mode in ("half", "500"))]
+)
 def test_apps_that_do_not_answer_well(stage: Scene, mode: str) -> None:
     """What they fail is tried again, in the broker; the circuit opens where the app itself is unwell."""
     with stage.load() as history:
