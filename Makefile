@@ -31,7 +31,7 @@ bench: $(ready)  ## the benchmarks (beside its peers where ../shared/bench is)
 # --- test -----------------------------------------------------------------------------------------------------------------
 
 test: $(ready) need-servers need-node  ## every test; finds or brings RabbitMQ and Redis
-	@$(pytest) --durations=15 --durations-min=0.5 $(ARGS)
+	@$(bin)/python -m tests --durations=15 --durations-min=0.5 $(ARGS)
 
 unit: $(ready) need-node  ## only what needs no servers
 	@$(pytest) -m "not rabbitmq and not redis and not docker" tests/unit tests/property $(ARGS)

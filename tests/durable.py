@@ -7,14 +7,13 @@ from meshq.adapters.clock import ManualClock
 from meshq.adapters.embedded_broker import EmbeddedHub
 from meshq.adapters.embedded_store import EmbeddedStoreHub
 from meshq.core import topology
-from meshq.core.delivery import Retry
 from meshq.core.message import DeadLetter, Message, Request, decode, encode
 from meshq.core.names import parse_version
 from meshq.ports import Delivery, Once, Publication, Published, StoreAway
 from meshq_sidecar.identity import Identity
 from meshq_sidecar.work import Source
 from tests.doubles import App, Asked, settle
-from tests.receiver import RETRY, TOPIC, WHO, Receiver
+from tests.receiver import TOPIC, WHO, Receiver
 from tests.virtual_time import run, until
 
 SENDER = "checkout"
@@ -221,7 +220,3 @@ def story(told: Callable[[World], Awaitable[None]], **options: Any) -> None:
             await told(world)
 
     run(world.clock, inside())
-
-
-def once(*delays: float, attempts: int = 3) -> Retry:
-    return Retry(attempts, delays or RETRY.delays)

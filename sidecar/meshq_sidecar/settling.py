@@ -113,7 +113,7 @@ class Settler:
             sender.name if sender.proved else "",
         )
         queue = topology.dead_queue(topic)
-        dead = Publication(topology.DEAD, queue, encode_dead_letter(letter), move.ident, "dead")
+        dead = Publication(topology.DEAD, queue, encode_dead_letter(letter), move.ident, "dead", delivery.reply_to)
         self._publish_all(move, dead, *([] if result is None else [result]))
 
     def bury_unread(self, delivery: Delivery, topic: str, why: Bury) -> None:

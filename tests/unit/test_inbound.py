@@ -15,37 +15,14 @@ from meshq.core.delivery import Retry
 from meshq.core.errors import Code
 from meshq.core.http import Failed, Failure, HttpResponse
 from meshq.core.message import DeadLetter, Fault, Message, Request, Response, decode, encode
-from meshq.ports import BrokerState, Delivery, Once, Publication, StoreAway
+from meshq.ports import BrokerState, Delivery, Once, Publication
 from tests.doubles import App, settle, until
+from tests.durable import AwayStore
 from tests.receiver import APP_TIMEOUT, TOPIC, Receiver
 
 QUEUE = "meshq.orders.v2.call"
 GET = Request("m1", "GET", b"/a?b", [(b"Host", b"orders.mesh"), (b"X", b"1")], None, "checkout")
 POST = GET._replace(method="POST", body=b"x")
-
-
-class Store:
-    """The embedded store as one of its clients sees it, which can be away."""
-
-    def __init__(self, hub: EmbeddedStoreHub) -> None:
-        self.away = False
-        self._store = hub.connect()
-
-    async def once(self, service: str, scope: str, digest: str, owner: str, lease: float) -> Once:
-        self._check()
-        return await self._store.once(service, scope, digest, owner, lease)
-
-    async def done(self, service: str, scope: str, owner: str, answer: bytes, status: int, window: float) -> None:
-        self._check()
-        await self._store.done(service, scope, owner, answer, status, window)
-
-    async def free(self, service: str, scope: str, owner: str) -> None:
-        self._check()
-        await self._store.free(service, scope, owner)
-
-    def _check(self) -> None:
-        if self.away:
-            raise StoreAway("the store is away, says the test")
 
 
 class World:
@@ -57,7 +34,7 @@ class World:
         self.broker = self.hub.connect(users)
         self.checkout = self.hub.connect("checkout")
         self.app = App()
-        self.store = Store(EmbeddedStoreHub(self.clock))
+        self.store = AwayStore(EmbeddedStoreHub(self.clock))
         self.receiver = Receiver(
             self.broker,
             self.store,
@@ -444,6 +421,67 @@ def test_a_pause_gives_back_what_waits_and_lets_run_what_runs() -> None:
         world.inbound.resume()
         await world.asked(4)
         assert [asked.headers["Meshq-Attempt"] for asked in world.app.asked] == ["1"] * 4
+
+    run(test)
+
+
+async def by_hand(world: World) -> Delivery:
+    """The next message of the queue, taken past the sidecar, as if it had been on its way when it paused."""
+    deliveries: list[Delivery] = []
+    subscription = world.broker.subscribe(QUEUE, 1, deliveries.append)
+    await until(lambda: deliveries)
+    subscription.cancel()
+    return deliveries[0]
+
+
+def test_what_was_on_its_way_at_a_pause_is_given_back_and_then_handled() -> None:
+    async def test(world: World) -> None:
+        world.inbound.pause()
+        world.send(POST._replace(left_ms=5000))
+        delivery = await by_hand(world)
+        world.inbound._on_delivery(TOPIC, delivery)
+        assert not delivery.live
+        assert world.app.asked == []
+        again = await by_hand(world)
+        assert not again.redelivered, "else whoever has it next would have to refuse it"
+        again.requeue()
+        assert world.metrics.events["given_back:not-ready"] == 1
+
+    run(test)
+
+
+async def taken_and_lost(world: World, request: Request) -> None:
+    """Somebody else took it and is gone; nobody has it now."""
+    world.send(request)
+    other = world.hub.connect("orders")
+    await other.open()
+    held: list[Delivery] = []
+    other.subscribe(QUEUE, 1, held.append)
+    await until(lambda: held)
+    other.drop("killed by the test")
+
+
+@pytest.mark.parametrize("when", ["it waits for room", "it was on its way"])
+def test_a_pause_does_not_hide_that_a_call_may_have_been_started(when: str) -> None:
+    """A copy of it would be started by the next instance (promise 3)."""
+
+    async def test(world: World) -> None:
+        for number in range(2):
+            world.send(GET._replace(id=f"m{number}"))
+        await world.asked(2)
+        world.inbound.pause()
+        await taken_and_lost(world, POST._replace(id="lost"))
+        if when == "it waits for room":
+            world.inbound.resume()
+            await settle()
+            world.inbound.pause()
+        else:
+            world.inbound._on_delivery(TOPIC, await by_hand(world))
+        fault = await world.reply()
+        assert isinstance(fault, Fault)
+        assert (fault.id, fault.code, fault.retryable) == ("lost", Code.BAD_GATEWAY, False)
+        assert await world.ready() == (0, 2)
+        await world.asked(2)
 
     run(test)
 

@@ -11,7 +11,7 @@ from meshq.core.delivery import Retry
 from meshq.core.errors import Code
 from meshq.core.http import Failed, Failure, HttpResponse
 from meshq.core.message import Fault, Request, Response, encode
-from meshq.ports import Publication
+from meshq.ports import Delivery, Publication
 from meshq_sidecar.work import OFTEN, Source
 from tests.doubles import settle
 from tests.durable import DEAD, OTHER, SENDER, WORK, World, story
@@ -506,6 +506,21 @@ def test_a_pause_while_the_store_is_asked_starts_nothing() -> None:
         go_on.append(True)
         await pass_time(1)
         assert (await world.ready(), one.app.asked) == ((1, 0), [])
+
+    story(test)
+
+
+def test_what_was_on_its_way_at_a_pause_stays_in_its_queue() -> None:
+    async def test(world: World) -> None:
+        one, deliveries = world.one, list[Delivery]()
+        one.work.pause()
+        world.send(SENT)
+        one.client.subscribe(WORK, 1, deliveries.append)
+        await until(lambda: deliveries)
+        one.work._on_delivery(one.work._consumers[WORK], deliveries[0])
+        assert not deliveries[0].live
+        await pass_time(1)
+        assert one.app.asked == []
 
     story(test)
 
