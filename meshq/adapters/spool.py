@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 MAX_RECORDS = 1_000_000
 """Each takes five bytes of memory."""
 MAX_LOSSES = 10_000
-"""Losses kept in `losses`; more of them are in the reports."""
+"""Those beyond are in the reports."""
 PROGRESS_SECONDS = 0.1
 REPORT_SECONDS = 1.0
 """What turns out to be damaged within this time goes into one report."""
@@ -58,7 +58,9 @@ class DiskSpool:
         self._directory = directory
         self._clock = clock
         self.losses: list[Loss] = []
-        """What was lost and not reported by an earlier process."""
+        """What was lost and not reported by an earlier process; at most MAX_LOSSES."""
+        self.lost = 0
+        """Records in all of them."""
         self._unreported: list[Loss] = []
         self._lock = _lock(directory)
         try:
@@ -146,6 +148,7 @@ class DiskSpool:
 
     def _lose(self, losses: list[Loss]) -> None:
         self.losses += losses[: MAX_LOSSES - len(self.losses)]
+        self.lost += sum(loss.records for loss in losses)
         self._unreported += losses
 
     def _report(self) -> None:

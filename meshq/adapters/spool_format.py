@@ -43,22 +43,28 @@ class Unreadable(Exception):
     """The bytes of a record are not what was written; the message says how that shows."""
 
 
-_packer = msgpack.Packer(unicode_errors="surrogatepass")
+_packer = msgpack.Packer()
 SMALL = 64 * 1024
 
 
 def pack(publication: Publication) -> bytes:
     """For one thread only."""
     # A packer of its own costs a third more; but the shared one would keep as much memory as its largest message took.
-    packer = _packer if len(publication.body) <= SMALL else msgpack.Packer(unicode_errors="surrogatepass")
-    packed: bytes = packer.pack(publication)
+    packer = _packer if len(publication.body) <= SMALL else msgpack.Packer()
+    try:
+        packed: bytes = packer.pack(publication)
+    except UnicodeEncodeError:  # half a surrogate pair: no text, and costly to allow for everything
+        packed = msgpack.packb(publication, unicode_errors="surrogatepass")
     return packed
 
 
 def unpack(payload: bytes) -> Publication:
     """Raises Unreadable. A later version may have more fields; they are left out."""
     try:
-        fields = msgpack.unpackb(payload, unicode_errors="surrogatepass")
+        try:
+            fields = msgpack.unpackb(payload)
+        except UnicodeDecodeError:
+            fields = msgpack.unpackb(payload, unicode_errors="surrogatepass")
         return Publication(*fields[:_PUBLICATION])
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as error:
         raise Unreadable(f"its content is no publication: {error}") from error

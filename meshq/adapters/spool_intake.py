@@ -59,55 +59,51 @@ class Intake:
         self._batch: Batch | None = None
         self._telling = False
         """Callbacks are running; what they append is handed over after them."""
-        self._bytes_left = 0
-        self._records_left = 0
 
     def append(self, publication: Publication, done: Callable[[Spooled], None]) -> None:
         payload = pack(publication)
         size = OVERHEAD + len(payload)
-        batch = self._batch or self._begin()
-        if batch.end and batch.end + size > self._segment_bytes:
-            batch = self._roll()
-        if (size > self._bytes_left or not self._records_left) and not self._room(size):
-            done(Spooled.FULL)
-            return
-        batch.pieces += (head_of(payload, self._marker, self._number), payload)
+        batch = self._batch
+        if batch is None or batch.end + size > batch.most or len(batch.done) == batch.most_records:
+            batch = self._place(size)
+            if batch is None:
+                done(Spooled.FULL)
+                return
+        number = batch.first + len(batch.done)
+        batch.pieces += (head_of(payload, self._marker, number), payload)
         batch.offsets.append(batch.end)
         batch.done.append(done)
         batch.end += size
-        self._number += 1
-        self._bytes_left -= size
-        self._records_left -= 1
+
+    def _place(self, size: int) -> Batch | None:
+        """Where there is place for a record of this size; None where there is none."""
+        batch = self._batch or self._begin()
+        if batch.end and batch.end + size > self._segment_bytes:  # one larger than that has a segment of its own
+            self.hand_over()
+            self.growing = None
+            batch = self._begin()
+        if not self._fits(batch, size):
+            self._make_room()
+            if not self._fits(batch, size):
+                return None
+        return batch
 
     def _begin(self) -> Batch:
-        """The first append in this turn of the loop: it and those that follow go to the disk together."""
+        """What is appended in this turn of the loop goes to the disk together."""
         if self.growing is None:
             self.growing, self._end = Segment(self._sequence, self._number, self._marker), 0
             self._sequence += 1
-        self._batch = Batch(self._epoch, self.growing, self._end, self._end)
-        self._measure()
+        self._batch = Batch(self._epoch, self.growing, self._number, self._end, self._end)
         if not self._telling:
             asyncio.get_running_loop().call_soon(self.hand_over)
         return self._batch
 
-    def _roll(self) -> Batch:
-        """The segment is large enough: the next record begins another."""
-        self.hand_over()
-        self.growing = None
-        return self._begin()
-
-    def _room(self, size: int) -> bool:
-        """Look again: something may have been removed."""
-        self._make_room()
-        self._measure()
-        return size <= self._bytes_left and self._records_left > 0
-
-    def _measure(self) -> None:
-        batch = self._batch
-        gathered = (0, 0) if batch is None else (len(batch.done), batch.end - batch.begin)
-        unsynced = self._unsynced_bytes + gathered[1]
-        self._bytes_left = min(self._limit - self._segments.bytes, MAX_UNSYNCED) - unsynced
-        self._records_left = max(self._max_records - self._segments.waiting - self._unsynced - gathered[0], 0)
+    def _fits(self, batch: Batch, size: int) -> bool:
+        """Also measures again how much may be added to the batch."""
+        bytes_left = min(self._limit - self._segments.bytes, MAX_UNSYNCED) - self._unsynced_bytes
+        batch.most = min(max(self._segment_bytes, size), batch.begin + bytes_left)
+        batch.most_records = max(self._max_records - self._segments.waiting - self._unsynced, 0)
+        return batch.end + size <= batch.most and len(batch.done) < batch.most_records
 
     def hand_over(self) -> None:
         """What was appended in this turn of the loop goes to the disk."""
@@ -115,6 +111,7 @@ class Intake:
         if batch is not None and batch.done:
             self._count(batch, 1)
             self._end = batch.end
+            self._number += len(batch.done)
             self._writer().write(batch)
 
     def _count(self, batch: Batch, sign: int) -> None:

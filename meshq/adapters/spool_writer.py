@@ -44,9 +44,14 @@ class Batch:
 
     epoch: int
     segment: Segment
+    first: int
+    """Number of the first."""
     begin: int
     """Offset of the first."""
     end: int
+    most: int = 0
+    """How far it may go, and how many there may be in it."""
+    most_records: int = 0
     offsets: list[int] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
     """Their bytes, joined."""

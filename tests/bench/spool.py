@@ -1,8 +1,8 @@
 """The spool beside what it is made of: `python -m tests.bench.spool`.
 
 `spool` is closed loops over meshq.adapters.spool: so many appends are under way, each that is acknowledged makes room for the
-next. `raw` writes records of the same size with one write each and calls fsync after so many of them, in a loop, in one
-thread: what a careful user of files writes, and no more. `joined` does the same with one write for the whole group, which
+next. `raw` writes records of the same size with one write each and calls fsync after as many of them as the spool put into
+one sync the last time, in a loop, in one thread: what a careful user of files writes, and no more. `joined` does the same with one write for the whole group, which
 nobody can do to whom records come one at a time.
 
 Rates mean something only beside the raw one of their own round: rounds are shuffled, medians are of ratios.
@@ -100,19 +100,17 @@ async def _spool(directory: Path, at_once: int, seconds: float) -> Sample:
     return Sample("spool", at_once, written / took, written / groups, used * 1e6 / written)
 
 
-def raw(directory: Path, at_once: int, seconds: float) -> Sample:
-    return _raw("raw", directory, at_once, seconds, lambda fd, group: [os.write(fd, record) for record in group])
+def raw(directory: Path, group: int, seconds: float) -> Sample:
+    return _raw("raw", directory, group, seconds, lambda fd, records: [os.write(fd, record) for record in records])
 
 
-def joined(directory: Path, at_once: int, seconds: float) -> Sample:
-    return _raw("joined", directory, at_once, seconds, lambda fd, group: os.write(fd, b"".join(group)))
+def joined(directory: Path, group: int, seconds: float) -> Sample:
+    return _raw("joined", directory, group, seconds, lambda fd, records: os.write(fd, b"".join(records)))
 
 
-def _raw(
-    case: str, directory: Path, at_once: int, seconds: float, write: Callable[[int, list[bytes]], object]
-) -> Sample:
+def _raw(case: str, directory: Path, group: int, seconds: float, write: Callable[[int, list[bytes]], object]) -> Sample:
     payload = pack(PUBLICATION)
-    group = [head_of(payload, bytes(MARKER), 1) + payload] * at_once
+    records = [head_of(payload, bytes(MARKER), 1) + payload] * group
     fd = os.open(directory / "raw", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         for measured in (WARM_UP, seconds):
@@ -120,19 +118,20 @@ def _raw(
             begun, cpu = time.perf_counter(), time.process_time()
             end = begun + measured
             while (now := time.perf_counter()) < end:
-                write(fd, group)
+                write(fd, records)
                 os.fsync(fd)
-                written += at_once
+                written += group
             took, used = now - begun, time.process_time() - cpu
     finally:
         os.close(fd)
-    return Sample(case, at_once, written / took, at_once, used * 1e6 / written)
+    return Sample(case, 0, written / took, group, used * 1e6 / written)
 
 
 def rounds(number: int, seconds: float, folder: Path | None, seed: int = 7) -> list[Sample]:
     """Every case at every concurrency, in each round in another order; what is compared runs one right after the other. `folder`
     says which disk."""
     samples: list[Sample] = []
+    groups = {at_once: at_once for at_once in AT_ONCE}
     for count in range(number):
         shuffle = random.Random(seed + count)
         pairs = [
@@ -142,8 +141,10 @@ def rounds(number: int, seconds: float, folder: Path | None, seed: int = 7) -> l
         ]
         for case, at_once in pairs:
             with tempfile.TemporaryDirectory(dir=folder) as directory:
-                sample = case(Path(directory), at_once, seconds)
-            sample.round = count
+                sample = case(Path(directory), at_once if case is spool else groups[at_once], seconds)
+            if case is spool:
+                groups[at_once] = round(sample.group)
+            sample.at_once, sample.round = at_once, count
             samples.append(sample)
             print(
                 f"round {count + 1}/{number}  {sample.case} at {at_once}: {sample.rate:,.0f}/s",

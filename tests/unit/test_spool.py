@@ -532,7 +532,7 @@ def test_a_segment_that_vanished_is_a_loss_not_an_end(tmp_path: Path) -> None:
     async def story(spool: DiskSpool) -> None:
         segments(tmp_path)[0].unlink()
         assert ids(taken(spool)) == [2]
-        assert len(spool.losses) == 2
+        assert (len(spool.losses), spool.lost) == (2, 2)
         assert "No such file" in spool.losses[0].why
 
     life(tmp_path, lambda spool: filled(spool, 0, 1))
