@@ -14,6 +14,7 @@ from meshq import logs
 from meshq.adapters.clock import SystemClock
 from meshq.adapters.embedded_broker import EmbeddedHub
 from meshq.adapters.embedded_registry import EmbeddedRegistryHub
+from meshq.adapters.embedded_store import EmbeddedStoreHub
 from meshq.settings import load, with_instance
 from meshq_sidecar.app import Sidecar
 
@@ -24,12 +25,12 @@ async def run(environments: list[Mapping[str, str]]) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     clock = SystemClock()
-    broker, registry = EmbeddedHub(None, clock), EmbeddedRegistryHub(clock)
+    broker, registry, store = EmbeddedHub(None, clock), EmbeddedRegistryHub(clock), EmbeddedStoreHub(clock)
     sidecars = []
     for environment in environments:
         settings = with_instance(load(environment))
         logs.configure(settings.log_level, settings.log_format)
-        sidecar = Sidecar(settings, broker.connect(settings.service), registry.connect(), clock)
+        sidecar = Sidecar(settings, broker.connect(settings.service), registry.connect(), store.connect(), clock)
         await sidecar.start()
         sidecars.append(sidecar)
     await stop.wait()
