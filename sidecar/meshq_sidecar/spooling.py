@@ -1,11 +1,11 @@
 """From the spool to the broker: what was accepted while the broker was away (or is always accepted that way, MESHQ_ACK=spool)
 is put to it in order, and leaves the disk when the broker has confirmed it.
 
-Up to WINDOW messages are under way at once. When one of them fails, no more are sent until the others are settled; then the
-spool is taken from the oldest that is left on, after a pause, one at a time up to where it had come: a message that makes
-the broker close the channel takes all that are under way with it, and only alone it shows which one it is. Messages
-whose order matters (a `Meshq-Key`) are under way one at a time for each key, because the broker may refuse one and take the
-next.
+Up to WINDOW messages are under way at once. When one of them fails, no more are sent until the others are settled; then, after
+a pause, the spool is taken from the oldest that is left on: one alone, and for each that is confirmed one more at once. A
+message that makes the broker close the channel takes all that are under way with it, and only alone it shows which one it is.
+Messages whose order matters (a `Meshq-Key`) are under way one at a time for each key, because the broker may refuse one and
+take the next.
 
 A broker that comes back may not know every queue yet, and a queue that has lost its leader refuses for a moment. So refusals
 are counted by destination, and after PATIENCE a message is moved to this service's own dead letters; what comes next for the
@@ -85,13 +85,11 @@ class SpoolForwarder:
         self._lanes: set[Lane] = set()
         self._held: _Held | None = None
         """Taken, and to go before anything else is taken."""
-        self._reached = 0
-        """The highest number that was sent."""
+        self._window = WINDOW
+        """How many may be under way now."""
         # After a failure:
         self._stalled = False
         """Nothing is sent until what is under way is settled."""
-        self._careful_until = 0
-        """Up to this number one at a time."""
         self._failures = 0
         """In a row."""
         self._looks = 0
@@ -180,8 +178,7 @@ class SpoolForwarder:
     def _may_send(self) -> bool:
         if self._closed or self._stalled or self._timer is not None:
             return False
-        window = 1 if self._careful_until else WINDOW
-        return len(self._sent) < window and self._sent_bytes < WINDOW_BYTES
+        return len(self._sent) < self._window and self._sent_bytes < WINDOW_BYTES
 
     def _take(self) -> SpoolRecord | None:
         record = self._spool.take()
@@ -195,10 +192,7 @@ class SpoolForwarder:
         if not self._lanes.isdisjoint(lanes):
             self._held = _Held(record)
             return
-        if record.number > self._careful_until:
-            self._careful_until = 0
-        self._reached = max(self._reached, record.number)
-        self._under_way(_Sent(record, lanes, self._careful_until > 0))
+        self._under_way(_Sent(record, lanes, self._window == 1))
         try:
             self._broker.publish(record.publication, partial(self._on_fate, record.number))
         except (ValueError, OverflowError) as error:  # it has what no message can have
@@ -234,9 +228,14 @@ class SpoolForwarder:
         self._go_on()
 
     def _done(self, record: SpoolRecord) -> None:
-        self._spool.remove(record)
         self._refusals.took(destination(record.publication))
+        self._gone(record)
+
+    def _gone(self, record: SpoolRecord) -> None:
+        """It need not stay on the disk."""
+        self._spool.remove(record)
         if not self._stalled:
+            self._window = min(self._window + 1, WINDOW)
             self._failures = self._looks = 0
             self.fault = ""
 
@@ -265,7 +264,7 @@ class SpoolForwarder:
 
     def _stall(self) -> None:
         self._stalled = True
-        self._careful_until = self._reached
+        self._window = 1
 
     def _pause(self, fault: str) -> None:
         self.fault = fault
@@ -292,7 +291,7 @@ class SpoolForwarder:
             publication.body, sender=self._service,
         )  # fmt: skip
         burial = Publication(topology.DEAD, self._dead_queue, encode_dead_letter(letter), ident, "dead")
-        self._under_way(_Sent(record, frozenset(), self._careful_until > 0))
+        self._under_way(_Sent(record, frozenset(), self._window == 1))
         self._broker.publish(burial, partial(self._on_buried, record.number, why))
 
     def _on_buried(self, number: int, why: str, fate: Published) -> None:
@@ -302,8 +301,7 @@ class SpoolForwarder:
             logger.error("message %s for %s is dead: %s", record.publication.message_id, key, why)
             self._metrics.count(f"dead_lettered:{dead.UNSENDABLE}")
             self._refusals.took((topology.DEAD, queue))
-            self._spool.remove(record)
-            self.fault = ""
+            self._gone(record)
         elif fate in (Published.AWAY, Published.FULL):
             self._hold(_Held(record, why))
         elif self._refusals.count((topology.DEAD, queue), fate, alone=True) < patience.PATIENCE:

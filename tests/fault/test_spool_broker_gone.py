@@ -13,7 +13,7 @@ from meshq.core.topology import Topology
 from tests.servers.rabbitmq import Cluster
 from tests.spool_rig import ORDERS, WORK, Sidecar, first_of_each, inbox_of, numbers, work
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(400)]
 
 COUNT = 2000
 SECONDS = 150
@@ -23,9 +23,7 @@ SECONDS = 150
 def test_what_the_spool_took_arrives_after_all_nodes_were_killed(
     fault_cluster: Cluster, vhost: str, tmp_path: Path
 ) -> None:
-    async def story() -> None:
-        url, clock = fault_cluster.url(vhost), SystemClock()
-        shop, orders = AmqpBroker(url, name="shop", clock=clock), AmqpBroker(url, name="orders", clock=clock)
+    async def story(shop: AmqpBroker, orders: AmqpBroker) -> None:
         for client in (shop, orders):
             await client.declare(Topology(exchanges=topology.shared().exchanges))
             await client.open()
@@ -41,12 +39,19 @@ def test_what_the_spool_took_arrives_after_all_nodes_were_killed(
         for node in fault_cluster.nodes:
             node.start()
         await asyncio.to_thread(fault_cluster.wait_healthy, SECONDS)
-        await sidecar.forwarder.close(60)
+        await sidecar.forwarder.close(SECONDS)
         assert sidecar.spool.waiting == 0
+        await sidecar.spool.close()
         found = numbers(await inbox.until(lambda seen: len(set(numbers(seen))) == COUNT))
         assert first_of_each(found) == list(range(COUNT))
-        await sidecar.spool.close()
-        await orders.close()
-        await shop.close()
 
-    uvloop.run(story())
+    async def with_brokers() -> None:
+        url, clock = fault_cluster.url(vhost), SystemClock()
+        shop, orders = AmqpBroker(url, name="shop", clock=clock), AmqpBroker(url, name="orders", clock=clock)
+        try:
+            await story(shop, orders)
+        finally:
+            await orders.close()
+            await shop.close()
+
+    uvloop.run(with_brokers())
