@@ -10,6 +10,7 @@ from meshq.adapters.amqp import AmqpBroker
 from meshq.adapters.clock import SystemClock
 from meshq.core import topology
 from meshq.core.topology import Topology
+from tests.contract.broker_rigs import eventually
 from tests.servers.rabbitmq import Cluster
 from tests.spool_rig import ORDERS, WORK, Sidecar, first_of_each, inbox_of, numbers, work
 
@@ -32,6 +33,7 @@ def test_what_the_spool_took_arrives_after_all_nodes_were_killed(
         sidecar = Sidecar(tmp_path, shop)
         await sidecar.accept(*map(work, range(COUNT // 2)))
         await inbox.count(10)
+        await eventually(kept)
         for node in fault_cluster.nodes:
             node.kill()
         await sidecar.accept(*map(work, range(COUNT // 2, COUNT)))
@@ -44,6 +46,9 @@ def test_what_the_spool_took_arrives_after_all_nodes_were_killed(
         await sidecar.spool.close()
         found = numbers(await inbox.until(lambda seen: len(set(numbers(seen))) == COUNT))
         assert first_of_each(found) == list(range(COUNT))
+
+    async def kept() -> bool:
+        return all(node.keeps(WORK) for node in fault_cluster.nodes)
 
     async def with_brokers() -> None:
         url, clock = fault_cluster.url(vhost), SystemClock()
