@@ -12,10 +12,10 @@ pytest := $(bin)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test unit contract e2e fault chaos check lint format bench lock definitions clean need-node need-servers
+.PHONY: help demo test unit contract e2e fault chaos check lint format bench bench-registry lock definitions clean need-node need-dig need-servers
 
 help:  ## this list
-	@sed -n 's/^\([a-z0-9]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
 
 # --- run ------------------------------------------------------------------------------------------------------------------
 
@@ -28,15 +28,21 @@ chaos: $(ready) need-servers  ## random faults under load for SECONDS=600, drawn
 bench: $(ready)  ## the benchmarks (beside its peers where ../shared/bench is)
 	@$(bin)/python -m tests.bench $(if $(wildcard ../shared/bench),--peers ../shared/bench) $(ARGS)
 
+bench-registry: $(ready)  ## 5,000 simulated sidecars on one Redis: its CPU, renewals, how soon all see a change, memory
+	@$(bin)/python -m tests.bench.registry $(ARGS)
+
+bench-dns: $(ready)  ## mesh DNS beside a bare UDP echo
+	@$(bin)/python -m tests.bench.dns $(ARGS)
+
 # --- test -----------------------------------------------------------------------------------------------------------------
 
-test: $(ready) need-servers need-node  ## every test; finds or brings RabbitMQ and Redis
+test: $(ready) need-servers need-node need-dig  ## every test; finds or brings RabbitMQ and Redis
 	@$(bin)/python -m tests --durations=15 --durations-min=0.5 $(ARGS)
 
 unit: $(ready) need-node  ## only what needs no servers
 	@$(pytest) -m "not rabbitmq and not redis and not docker" tests/unit tests/property $(ARGS)
 
-contract e2e fault: $(ready) need-servers need-node  # one folder of tests
+contract e2e fault: $(ready) need-servers need-node need-dig  # one folder of tests
 	@MESHQ_TEST_LONG=1 $(pytest) tests/$@ $(ARGS)
 
 contract:  ## only the suites that run over every adapter
@@ -102,6 +108,9 @@ $(ready): .venv/.locked pyproject.toml
 
 need-node:
 	@command -v node >/dev/null || { $(call debian-package,nodejs,one of the shop's apps is written for Node); }
+
+need-dig:
+	@command -v dig >/dev/null || { $(call debian-package,bind9-dnsutils,mesh DNS is tested by asking dig); }
 
 need-servers: $(ready)
 	@$(bin)/python -m tests.servers

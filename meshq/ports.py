@@ -6,12 +6,13 @@ at once and reports through a callback, never through an awaitable: no task is m
 raise: an exception that escapes into a broker's or parser's callback can close a connection that others use.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from meshq.core.http import Failed, HttpRequest, HttpResponse
 from meshq.core.instances import Instance, Load, Renewal, Snapshot, State
+from meshq.core.policy import Policy
 from meshq.core.topology import Topology
 
 # --- the broker ----------------------------------------------------------------------------------------------------------
@@ -348,28 +349,68 @@ class Fenced(Exception):
 
 
 class Registry(Protocol):
-    """Who is there. Every method but `open` and `close` may raise RegistryAway, and no message waits for any of them."""
+    """Who is there, and what is wanted of them. Every method but `open` and `close` may raise RegistryAway, and no message waits
+    for any of them."""
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...
+
+    # An instance about itself: `generation` is what `register` returned. Each raises Fenced, and does nothing for an unknown one.
+
     async def register(self, instance: Instance) -> int:
-        """Put `instance` in, replacing an earlier one of its id. Returns the generation, the fencing token of what follows."""
+        """Put `instance` in, replacing an earlier one of its id, its own pause and the order to drain too. Returns the generation,
+        the fencing token of what follows. While the registry knows the id, its operator's pause stays, or that it has none; of an
+        id that it does not know (it may have lost its data), the pause is taken from `instance.orders`."""
 
     async def renew(self, service: str, instance: str, generation: int, load: Load) -> Renewal | None:
-        """Prolong the lease. None when the registry does not know the instance (register again). Raises Fenced."""
+        """Prolong the lease, of one that was given up too. None when the registry does not know the instance (register again)."""
 
-    async def set_state(self, service: str, instance: str, generation: int, state: State) -> None:
-        """Raises Fenced; does nothing for an unknown instance."""
+    async def set_state(self, service: str, instance: str, generation: int, state: State) -> None: ...
+
+    async def describe(self, service: str, instance: str, generation: int, metadata: Mapping[str, str]) -> None:
+        """Replace its metadata. A visible change, if they are others, as all that follows is."""
 
     async def deregister(self, service: str, instance: str, generation: int) -> None:
-        """Take it out at once. Raises Fenced; does nothing for an unknown instance."""
+        """Take it out at once. The operator's pause of its id, if there is one, is kept for FORGET_AFTER_MS longer, for who
+        registers next under it."""
+
+    # By the instance itself, which gives its generation (as above), or by an operator, who gives None: each has a pause of his
+    # own. False when there is no such instance.
+
+    async def pause(self, service: str, instance: str, reason: str, for_ms: int | None, generation: int | None) -> bool:
+        """From now on, in place of his earlier one. None: until it is lifted. When its time is over it is in the picture no more;
+        that is a visible change, which wakes `changed`."""
+
+    async def resume(self, service: str, instance: str, generation: int | None) -> bool:
+        """End his pause. Nobody else's."""
+
+    async def order_drain(self, service: str, instance: str) -> bool:
+        """An operator's. For the process that is registered now."""
+
+    # The picture.
 
     async def snapshot(self) -> Snapshot:
-        """The whole picture, as of now."""
+        """The whole picture, as of now. A service is in it that has a major or an instance."""
 
     async def changed(self, revision: int, timeout: float) -> int:
         """Wait until the picture's revision is not `revision`, at most `timeout` seconds. Returns the revision now. One that
         went backwards means that the registry lost data; a snapshot is due then as after any other change."""
+
+    # Versions.
+
+    async def put_policy(self, service: str, policy: Policy | None) -> None:
+        """The route policy of a service from now on; None: none. A visible change, if it is another. It may be one that nobody
+        registered yet, which is not known by that alone."""
+
+    async def called(self, caller: str, topics: Sequence[str]) -> None:
+        """`caller` sends to these topics of services, known or not. No visible change."""
+
+    async def callers(self, service: str) -> Mapping[tuple[int, str], int]:
+        """Major and caller -> when that was last said of them, Unix milliseconds of the registry's clock; kept for a day."""
+
+    async def retire(self, service: str, major: int) -> bool:
+        """Forget the major, and with its last one the service, if all its instances are down: those register again should they
+        come back. True also for one that is not known. False, and nothing happens, while an instance that is not down serves it."""
 
 
 # --- HTTP -----------------------------------------------------------------------------------------------------------------
@@ -410,6 +451,18 @@ class HttpClient(Protocol):
     ) -> Callable[[], None]:
         """Send; `done` is called exactly once. `request.target` is the origin-form; `request.headers` are sent as they are,
         with the framing added. Returns a function that cancels (`done` then gets CANCELLED)."""
+
+    async def close(self) -> None: ...
+
+
+# --- names ------------------------------------------------------------------------------------------------------------------
+
+
+class NameServer(Protocol):
+    """Mesh DNS."""
+
+    async def listen(self, host: str, port: int) -> int:
+        """Serve over UDP and TCP on one more address; port 0 takes a free one. Returns the port. Raises OSError when it is taken."""
 
     async def close(self) -> None: ...
 

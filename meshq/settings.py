@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from meshq.core import names
-from meshq.core.delivery import Retry
 from meshq.core.events import EventAddress
 from meshq.core.names import Version
+from meshq.core.policy import Retry
 from meshq.core.selectors import Address
 from meshq.core.subscriptions import Subscription
 
 EXIT_BAD_SETTINGS = 64
+USUAL_DNS_PORT = 3602
+"""Unless it is set."""
 
 
 class Fault(NamedTuple):
@@ -62,12 +64,15 @@ class Settings:
     mesh: str = "default"
     port: int = 3600
     admin_port: int = 3601
-    dns_port: int = 3602
+    dns_port: int = USUAL_DNS_PORT
+    """53 where the pod's resolv.conf names this sidecar: it has no way to say another port."""
     intercept: Mapping[int, Address] = field(default_factory=dict)
     host_ports: tuple[int, ...] = ()
+    """The ports that the app's own URLs name: 80 for http://orders/. Not one on which the app itself listens."""
     passthrough: tuple[str, ...] = ()
     domain: str = "mesh"
     dns_capture: bool = False
+    """On for an app whose URLs have the cluster's own names of services, and all of these speak HTTP at `host_ports`."""
     subscribe: tuple[Subscription, ...] = ()
     """Events that this app always wants. What it wants only at times it asks for itself, at /v1/subscriptions."""
     ordered: bool = False
@@ -75,7 +80,8 @@ class Settings:
     """At most 15 MiB: RabbitMQ 4 takes messages of 16 MiB, headers included."""
     retry: Retry = Retry()  # noqa: RUF009 - a NamedTuple: immutable
     instance: str = ""
-    wait_for: tuple[str, ...] = ()
+    wait_for: tuple[Address, ...] = ()
+    """What the app cannot begin without. Two that wait for each other wait for ever."""
     log_events: tuple[EventAddress, ...] = ()
     """What somebody replays; each keeps up to 1 GiB of the last 7 days on every node of the broker."""
     tls_ca: Path | None = None
@@ -96,10 +102,6 @@ class Settings:
         if self.app_port is None:
             return ()
         return tuple(sorted({self.service_version.major, *self.serves}))
-
-
-NOT_YET = ("host_ports", "dns_capture", "wait_for", "spool_dir", "ordered")
-"""Settings whose part of the mesh is not built yet: taken and checked, and named in a warning at the start."""
 
 
 def load(environment: Mapping[str, str]) -> Settings:

@@ -12,10 +12,11 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 from pydantic.alias_generators import to_camel
 
 from meshq.core import names
-from meshq.core.delivery import Retry
 from meshq.core.durations import parse_duration_ms, parse_size
 from meshq.core.events import EventAddress, parse_event
 from meshq.core.names import BadName, Version
+from meshq.core.policy import Retry
+from meshq.core.policy_fields import parse_retry
 from meshq.core.selectors import Address, parse_address
 from meshq.core.subscription_parsing import parse_list
 from meshq.core.subscriptions import Subscription
@@ -25,7 +26,11 @@ MAX_APP_TIMEOUT = 20 * 60.0
 """The broker takes a message back from a consumer after 30 min (RabbitMQ's consumer timeout); this leaves room to settle it."""
 
 BROKER_SCHEMES = ("amqp", "amqps", "embedded")
-REGISTRY_SCHEMES = ("redis", "rediss", "redis+sentinel", "redis+cluster", "embedded")
+REGISTRY_SCHEMES = (
+    *("redis", "redis+sentinel", "redis+cluster"),
+    *("rediss", "rediss+sentinel", "rediss+cluster"),
+    "embedded",
+)
 
 
 def _named(error: BadName) -> ValueError:
@@ -95,21 +100,21 @@ def _intercepts(value: Any) -> Any:
     return found
 
 
-def _retry(value: Any) -> Any:
-    """`5:1s,5s,30s,2m` or {attempts: 5, delays: [1s, ...]}"""
-    if isinstance(value, Retry):
-        return value
-    if isinstance(value, Mapping):
-        attempts, listed = str(value.get("attempts", 5)), value.get("delays", ("1s", "5s", "30s", "2m"))
-        if not value.keys() <= {"attempts", "delays"} or not isinstance(listed, list | tuple):
-            raise ValueError("give {attempts: 5, delays: [1s, 5s, 30s, 2m]}")
-        delays = [str(delay) for delay in listed]
-    else:
-        attempts, _, rest = str(value).partition(":")
-        delays = [d for d in rest.split(",") if d]
-    if not re.fullmatch(r"[1-9][0-9]?", attempts, re.ASCII):
-        raise ValueError(f"{attempts!r} is not a number of attempts from 1 to 99, as in 5:1s,5s,30s,2m")
-    return Retry(int(attempts), tuple(parse_duration_ms(d) / 1000 for d in delays) or Retry().delays)
+def _addresses(value: Any) -> Any:
+    """`orders@^2,billing` or a list of those. A service begins with a letter, so `orders@>=2,<3` is one address."""
+    items = _items(re.sub(r",\s*(?=[^a-z\s,])", "\0", value) if isinstance(value, str) else value)
+    if not isinstance(items, list | tuple):
+        raise ValueError("give services such as orders@^2,billing")  # noqa: TRY004 - pydantic reports only ValueError
+    found: dict[Address, None] = {}
+    faults: list[str] = []
+    for item in items:
+        try:
+            found[item if isinstance(item, Address) else parse_address(str(item).strip().replace("\0", ","))] = None
+        except BadName as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError("; ".join(faults))
+    return tuple(found)
 
 
 def _events(value: Any) -> Any:
@@ -165,14 +170,14 @@ _RULES: dict[str, Any] = {
     "admin_port": Port,
     "dns_port": Port,
     "intercept": Annotated[dict[int, Address], BeforeValidator(_intercepts)],
-    "host_ports": Annotated[tuple[Port, ...], BeforeValidator(_items)],
+    "host_ports": Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], BeforeValidator(_items)],
     "passthrough": Items,
     "domain": Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")],
     "subscribe": Annotated[tuple[Subscription, ...], BeforeValidator(parse_list)],
     "max_body": Annotated[Bytes, Field(le=15 * 2**20)],
-    "retry": Annotated[Retry, BeforeValidator(_retry)],
+    "retry": Annotated[Retry, BeforeValidator(parse_retry)],
     "instance": Annotated[str, AfterValidator(lambda text: names.clean_instance(text) if text else "")],
-    "wait_for": Items,
+    "wait_for": Annotated[tuple[Address, ...], BeforeValidator(_addresses)],
     "log_events": Annotated[tuple[EventAddress, ...], BeforeValidator(_events)],
     "ack": Literal["confirm", "spool"],
     "spool_limit": Bytes,
@@ -253,9 +258,19 @@ def _together(settings: Settings) -> list[Fault]:
         file = getattr(settings, name)
         if file is not None and not os.access(file, os.R_OK):
             faults.append(Fault(f"MESHQ_{name.upper()}", f"{file} cannot be read"))
-    taken = [p for p in (settings.port, settings.admin_port, *settings.intercept) if p]
     faults += [
-        Fault("MESHQ_PORT", f"port {port} is used twice among MESHQ_PORT, MESHQ_ADMIN_PORT and MESHQ_INTERCEPT")
+        Fault("MESHQ_WAIT_FOR", f"{address} is this service itself: it would wait for ever")
+        for address in settings.wait_for
+        if address.service == settings.service
+        and (address.selector is None or address.selector.admits(settings.service_version))
+    ]
+    ports = (settings.port, settings.admin_port, settings.dns_port, *settings.intercept, *settings.host_ports)
+    taken = [port for port in ports if port]
+    faults += [
+        Fault(
+            "MESHQ_PORT",
+            f"port {port} is used twice among MESHQ_PORT, MESHQ_ADMIN_PORT, MESHQ_DNS_PORT, MESHQ_INTERCEPT and MESHQ_HOST_PORTS",
+        )
         for port in sorted({port for port in taken if taken.count(port) > 1})
     ]
     if settings.app_port is not None and settings.app_port in taken:

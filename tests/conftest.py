@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests.servers import find
+from tests.servers import find, redis_sets
 from tests.servers.docker import docker_available, rabbitmq_container, redis_container
 from tests.servers.processes import NoServer
 from tests.servers.processes import free_port as find_free_port
@@ -106,6 +106,27 @@ def fault_redis() -> Iterator[RedisServer]:
     """A Redis of this test alone, to kill, stop and start."""
     with find.own_redis() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[redis_sets.RedisCluster]:
+    """A Redis Cluster of three masters."""
+    with redis_sets.redis_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel() -> Iterator[redis_sets.Sentinel]:
+    """A Redis master, a replica and three Sentinels. Tests that break them take `fault_sentinel`."""
+    with redis_sets.redis_sentinel() as sentinel:
+        yield sentinel
+
+
+@pytest.fixture
+def fault_sentinel() -> Iterator[redis_sets.Sentinel]:
+    """The same, of this test alone."""
+    with redis_sets.redis_sentinel() as sentinel:
+        yield sentinel
 
 
 @pytest.fixture

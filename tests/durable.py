@@ -11,7 +11,7 @@ from meshq.core.message import DeadLetter, Message, Request, decode, encode
 from meshq.core.names import parse_version
 from meshq.ports import Delivery, Once, Publication, Published, StoreAway
 from meshq_sidecar.identity import Identity
-from meshq_sidecar.work import Source
+from meshq_sidecar.job import Source
 from tests.doubles import App, Asked, settle
 from tests.receiver import TOPIC, WHO, Receiver
 from tests.virtual_time import run, until

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 
-from meshq.core.delivery import Retry
+from meshq.core.errors import Code, Problem
 from meshq.core.message import Fault, Request, Response
 from meshq.core.names import parse_version
+from meshq.core.policy import Policy, Retry
 from meshq.ports import Broker, Clock, HttpClient, Store
+from meshq_sidecar.capacity import Capacity
 from meshq_sidecar.gate import Gate
 from meshq_sidecar.identity import Identity
 from meshq_sidecar.inbound import Inbound
 from meshq_sidecar.local_app import LocalApp
 from meshq_sidecar.once import OncePerKey
+from meshq_sidecar.own_policy import OwnPolicy
 from meshq_sidecar.settling import Settler
 from meshq_sidecar.work import Work
 from tests.doubles import Counted
@@ -42,14 +45,20 @@ class Receiver:
         lease: float = 60.0,
         take_result: Callable[[Response | Fault, str, Stored], None] | None = None,
     ) -> None:
+        self.policy: Policy | None = None
+        """The route policy of its service."""
+        self.denied: dict[str, str] = {}
+        """Routing keys that may not be published, and what the broker says to that."""
         self.metrics = Counted()
         self.refused = 0
         """How often the app did not take a connection."""
         self.results: list[tuple[Response | Fault, str, Stored]] = []
         prefetch = prefetch or 4 * concurrency
-        self.local = LocalApp(client, clock, self.metrics, Gate(concurrency), token, APP_TIMEOUT, self._on_refused)
+        gate = Gate(concurrency)
+        policy = OwnPolicy(lambda: self.policy, retry, proves=broker.user == identity.service)
+        self.local = LocalApp(client, clock, self.metrics, gate, token, APP_TIMEOUT, self._on_refused)
         self.once = OncePerKey(store, clock, self.metrics, str(identity), lease)
-        self.settler = Settler(broker, clock, self.metrics, str(identity), lambda: self.work.check_idle())
+        self.settler = Settler(broker, clock, self.metrics, str(identity), lambda: self.work.check_idle(), self._denial)
         self.inbound = Inbound(
             broker,
             self.local,
@@ -58,7 +67,7 @@ class Receiver:
             identity,
             topics,
             prefetch,
-            retry.attempts,
+            policy,
             self.settler,
             self.once,
         )
@@ -69,7 +78,7 @@ class Receiver:
             self.metrics,
             identity,
             prefetch,
-            retry,
+            policy,
             self.settler,
             self.once,
             store,
@@ -77,6 +86,10 @@ class Receiver:
             self.inbound.take,
             lambda: 0.0,
         )
+        self.capacity = Capacity(gate, self.inbound, self.work, concurrency)
+
+    def _denial(self, exchange: str, key: str) -> Problem | None:
+        return Problem(Code.DENIED, self.denied[key]) if key in self.denied else None
 
     def _on_refused(self) -> None:
         self.refused += 1

@@ -106,12 +106,12 @@ class _Subscription:
 class AmqpBroker:
     """See ports.Broker. `name` is what the broker's operators see: the service and the instance."""
 
-    def __init__(self, url: str, *, name: str, clock: Clock, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, url: str, *, name: str, clock: Clock, tls: Callable[[], ssl.SSLContext] | None = None) -> None:
         self._url = amqp_url.parse(url)
         self.user = self._url.user
         self._name = name
         if self._url.tls and tls is None:
-            tls = ssl.create_default_context()
+            tls = ssl.create_default_context
         tls = tls if self._url.tls else None
         self._tasks = Tasks()
         self._on_state: list[Callable[[BrokerState], None]] = []

@@ -31,7 +31,12 @@ Session = Callable[[FastConnection], Awaitable[None]]
 
 class Link:
     def __init__(
-        self, url: AmqpUrl, name: str, tls: ssl.SSLContext | None, session: Session, on_change: Callable[[], None]
+        self,
+        url: AmqpUrl,
+        name: str,
+        tls: Callable[[], ssl.SSLContext] | None,
+        session: Session,
+        on_change: Callable[[], None],
     ) -> None:
         self.fault = "the broker was not reached yet"
         self._url = url
@@ -172,5 +177,5 @@ class Link:
             stack_timeout=2 * CONNECT_TIMEOUT,
             blocked_connection_timeout=None,
             client_properties={"connection_name": self._name, "product": "meshq"},
-            ssl_options=None if self._tls is None else pika.SSLOptions(self._tls, host),
+            ssl_options=None if self._tls is None else pika.SSLOptions(self._tls(), host),
         )

@@ -1,78 +1,76 @@
-"""The registry inside this process: what the Redis one does, on a dictionary, for `meshq dev` and for tests."""
+"""The registry inside this process: what the Redis one does, on dictionaries, for `meshq dev` and for tests."""
 
 import asyncio
 import contextlib
-import json
-import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from types import MappingProxyType
 
+from meshq.adapters.embedded_registry_callers import Callers
+from meshq.adapters.embedded_registry_client import EmbeddedRegistry
+from meshq.adapters.embedded_registry_file import Kept, RegistryFile
+from meshq.adapters.embedded_registry_leases import NEVER, Lease, Leases
 from meshq.core.instances import (
     FORGET_AFTER_MS,
     TTL_MS,
     Instance,
     Load,
+    Orders,
+    Pause,
     Renewal,
     Service,
     Snapshot,
     State,
-    lease_state,
     lowest_ready,
 )
-from meshq.core.names import Version, check_service, parse_major, parse_version
+from meshq.core.names import Version
+from meshq.core.policy import Policy
 from meshq.ports import Clock, Fenced
-
-log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Lease:
-    """One registered instance: its record, and when its lease runs out."""
-
-    record: Instance
-    deadline_ms: int
-    seen: State
-    """The state that was last counted as a change of the picture."""
-
-
-@dataclass
-class _Service:
-    leases: dict[str, _Lease] = field(default_factory=dict)
-    majors: dict[int, Version] = field(default_factory=dict)
 
 
 class EmbeddedRegistryHub:
-    """The registry. `path` is a file that keeps the services and their majors, so that versions without an instance are
-    still known after a restart; instances are not kept, because they register again."""
+    """The registry: what `ports.Registry` says, at once. `path` is the file of embedded_registry_file.py; `chance` draws who is
+    given up first, and names the epochs."""
 
-    def __init__(self, clock: Clock, path: Path | None = None, *, ttl_ms: int = TTL_MS) -> None:
+    def __init__(
+        self, clock: Clock, path: Path | None = None, *, ttl_ms: int = TTL_MS, chance: Random | None = None
+    ) -> None:
         self._clock = clock
-        self._path = path
         self._ttl_ms = ttl_ms
-        self._kept = _read(path)
-        """What the file says."""
-        self._services = {
-            name: _Service(majors={int(major): parse_version(version) for major, version in majors.items()})
-            for name, majors in self._kept.items()
-        }
-        self._revision = clock.mesh_ms() if self._services else 0
+        self._chance = chance or Random()
+        self._file = RegistryFile(path)
+        kept = self._file.read()
+        self._majors = {name: dict(majors) for name, majors in kept.majors.items()}
+        """By service, each that has any or had an instance."""
+        self._policies = dict(kept.policies)
+        self._revision = clock.mesh_ms() if self._majors or self._policies else 0
         self._generation = 0
         self._changed = asyncio.Event()
         """Set, and replaced by a new one, at each change."""
+        self._begin()
 
-    def connect(self) -> "EmbeddedRegistry":
+    def connect(self) -> EmbeddedRegistry:
         return EmbeddedRegistry(self)
+
+    def _begin(self) -> None:
+        """With nobody there."""
+        self._leases = Leases(self._ttl_ms, self._chance)
+        self._callers = Callers()
+        self._remembered: dict[tuple[str, str], tuple[Pause, int]] = {}
+        """Service and id of who deregistered -> the operator's pause, and until when it is remembered."""
+        self._epoch = f"{self._chance.getrandbits(64):016x}"
+
+    # --- an instance about itself -------------------------------------------------------------------------------------------
 
     def register(self, instance: Instance) -> int:
         now = self._now()
         self._generation += 1
-        service = self._services.setdefault(instance.service, _Service())
-        record = replace(instance, generation=self._generation, last_seen_ms=now)
-        service.leases[instance.id] = _Lease(record, now + self._ttl_ms, record.state)
-        for major in instance.majors:
-            service.majors.setdefault(major, instance.version)
+        orders = Orders(pause=self._ordered_pause(instance, now))
+        record = replace(instance, generation=self._generation, last_seen_ms=now, orders=orders)
+        self._leases.put(record, now)
+        self._serve(record)
         self._note_change(instance.service)
         return self._generation
 
@@ -81,38 +79,57 @@ class EmbeddedRegistryHub:
         lease = self._lease(service, instance, generation)
         if lease is None:
             return None
-        lease.deadline_ms = now + self._ttl_ms
-        lease.record = replace(lease.record, load=load, last_seen_ms=now)
-        if lease.seen is not lease.record.state:  # back from suspect or down
-            lease.seen = lease.record.state
+        if self._leases.renew(lease, load, now):
+            self._serve(lease.record)
             self._note_change(service)
         return Renewal(now, self._revision)
 
     def set_state(self, service: str, instance: str, generation: int, state: State) -> None:
-        now = self._now()
-        lease = self._lease(service, instance, generation)
-        if lease is not None and lease.record.state is not state:
-            lease.record = replace(lease.record, state=state)
-            lease.seen = lease_state(state, lease.deadline_ms, now, self._ttl_ms)
-            self._note_change(service)
+        if (lease := self._lease(service, instance, generation)) is not None:
+            self._change(lease, replace(lease.record, state=state))
+
+    def describe(self, service: str, instance: str, generation: int, metadata: Mapping[str, str]) -> None:
+        if (lease := self._lease(service, instance, generation)) is not None:
+            self._change(lease, replace(lease.record, metadata=MappingProxyType(dict(metadata))))
 
     def deregister(self, service: str, instance: str, generation: int) -> None:
-        self._now()
-        if self._lease(service, instance, generation) is not None:
-            del self._services[service].leases[instance]
-            self._note_change(service)
+        lease = self._lease(service, instance, generation)
+        if lease is None:
+            return
+        now = self._now()
+        self._remembered = {key: kept for key, kept in self._remembered.items() if now < kept[1]}
+        if lease.record.orders.pause is not None:
+            self._remembered[service, instance] = lease.record.orders.pause, now + FORGET_AFTER_MS
+        self._leases.remove(service, instance)
+        self._note_change(service)
+
+    # --- the instance or an operator ----------------------------------------------------------------------------------------
+
+    def pause(self, service: str, instance: str, reason: str, for_ms: int | None, generation: int | None) -> bool:
+        until = None if for_ms is None else self._now() + for_ms
+        return self._set_pause(service, instance, Pause(reason, until), generation)
+
+    def resume(self, service: str, instance: str, generation: int | None) -> bool:
+        return self._set_pause(service, instance, None, generation)
+
+    def order_drain(self, service: str, instance: str) -> bool:
+        lease = self._lease(service, instance, None)
+        if lease is not None:
+            self._change(lease, replace(lease.record, orders=lease.record.orders._replace(drain=True)))
+        return lease is not None
+
+    # --- the picture --------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
         self._now()
-        services = {
-            name: Service(
-                name,
-                MappingProxyType(dict(service.majors)),
-                tuple(replace(lease.record, state=lease.seen) for _, lease in sorted(service.leases.items())),
-            )
-            for name, service in sorted(self._services.items())
-        }
-        return Snapshot(self._revision, MappingProxyType(services))
+        services = {name: self._service(name, majors) for name, majors in sorted(self._majors.items())}
+        return Snapshot(
+            self._revision,
+            MappingProxyType({name: s for name, s in services.items() if s.majors or s.instances}),
+            policies=MappingProxyType(dict(sorted(self._policies.items()))),
+            epoch=self._epoch,
+            holding=self._leases.holding,
+        )
 
     async def changed(self, revision: int, timeout: float) -> int:
         with contextlib.suppress(TimeoutError):
@@ -121,120 +138,119 @@ class EmbeddedRegistryHub:
                     await self._wait()
         return self._revision
 
-    async def _wait(self) -> None:
-        """Until the next change, or until the next lease runs out."""
-        due = min(self._due(), default=None)
-        seconds = None if due is None else max(1, due - self._clock.mesh_ms()) / 1000
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), seconds)
-
-    def clear(self) -> None:
-        """Lose everything, as a Redis without persistence that was restarted."""
-        self._services.clear()
-        self._revision = 0
-        self.tick()
-
     def tick(self) -> None:
         """Look at the clock again: for whoever turned it by hand while others wait in `changed`."""
         self._changed.set()
         self._changed = asyncio.Event()
 
+    # --- versions -----------------------------------------------------------------------------------------------------------
+
+    def put_policy(self, service: str, policy: Policy | None) -> None:
+        self._now()
+        if policy == self._policies.get(service):
+            return
+        if policy is None:
+            del self._policies[service]
+        else:
+            self._policies[service] = policy
+        self._note_change()
+
+    def called(self, caller: str, topics: Sequence[str]) -> None:
+        self._callers.add(caller, topics, self._now())
+
+    def callers(self, service: str) -> Mapping[tuple[int, str], int]:
+        return self._callers.of(service, self._now())
+
+    def retire(self, service: str, major: int) -> bool:
+        self._now()
+        there = [lease for lease in self._leases.of(service).values() if lease.seen is not State.DOWN]
+        if any(major in lease.record.majors for lease in there):
+            return False
+        if self._majors.get(service, {}).pop(major, None) is not None:
+            if not (self._majors[service] or there):
+                self._leases.forget_service(service)
+                del self._majors[service]
+            self._note_change(service)
+        return True
+
+    # --- within -------------------------------------------------------------------------------------------------------------
+
+    def clear(self) -> None:
+        """Lose everything, as a Redis without persistence that was restarted."""
+        self._majors.clear()
+        self._policies.clear()
+        self._revision = 0
+        self._begin()
+        self.tick()
+
     def _now(self) -> int:
-        """Mesh time, after every lease that has run out by then was counted as a change."""
+        """Mesh time, after all that has changed by itself until then was counted as a change."""
         now = self._clock.mesh_ms()
-        for name, service in self._services.items():
-            changed = False
-            for ident, lease in list(service.leases.items()):
-                state = lease_state(lease.record.state, lease.deadline_ms, now, self._ttl_ms)
-                if state is State.DOWN and now >= lease.deadline_ms + self._ttl_ms + FORGET_AFTER_MS:
-                    del service.leases[ident]
-                    changed = True
-                elif state is not lease.seen:
-                    lease.seen = state
-                    changed = True
-            if changed:
-                self._note_change(name)
+        held = self._leases.holding
+        changed = self._leases.settle(now)
+        if changed or held is not self._leases.holding:
+            self._note_change(*changed)
         return now
 
-    def _due(self) -> Iterator[int]:
-        """When each lease changes what readers see, if nobody renews it."""
-        for service in self._services.values():
-            for lease in service.leases.values():
-                yield {
-                    State.SUSPECT: lease.deadline_ms + self._ttl_ms,
-                    State.DOWN: lease.deadline_ms + self._ttl_ms + FORGET_AFTER_MS,
-                }.get(lease.seen, lease.deadline_ms)
+    async def _wait(self) -> None:
+        """Until the next change, or until something changes by itself."""
+        due = self._leases.due_ms
+        seconds = None if due == NEVER else max(1, due - self._clock.mesh_ms()) / 1000
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), seconds)
 
-    def _lease(self, service: str, instance: str, generation: int) -> _Lease | None:
-        """None for an unknown instance. Raises Fenced."""
-        lease = self._services[service].leases.get(instance) if service in self._services else None
-        if lease is not None and lease.record.generation != generation:
+    def _lease(self, service: str, instance: str, generation: int | None) -> Lease | None:
+        """None for an unknown instance. An operator has no generation. Raises Fenced."""
+        self._now()
+        lease = self._leases.get(service, instance)
+        if lease is not None and generation not in (None, lease.record.generation):
             raise Fenced(f"instance {instance!r} of {service!r} was registered again by another process")
         return lease
 
-    def _note_change(self, name: str) -> None:
-        service = self._services[name]
-        seen = [replace(lease.record, state=lease.seen) for lease in service.leases.values()]
-        for major in service.majors:
-            service.majors[major] = lowest_ready(seen, major) or service.majors[major]
+    def _change(self, lease: Lease, record: Instance) -> None:
+        """Other things are known of it from now on."""
+        if record != lease.record:
+            lease.record = record
+            self._leases.touch(lease, self._now())
+            self._note_change(record.service)
+
+    def _set_pause(self, service: str, instance: str, pause: Pause | None, generation: int | None) -> bool:
+        lease = self._lease(service, instance, generation)
+        if lease is None:
+            return False
+        record = lease.record
+        if generation is None:
+            self._change(lease, replace(record, orders=record.orders._replace(pause=pause)))
+        else:
+            self._change(lease, replace(record, pause=pause))
+        return True
+
+    def _ordered_pause(self, instance: Instance, now_ms: int) -> Pause | None:
+        """The operator's pause of who registers."""
+        known = self._leases.get(instance.service, instance.id)
+        remembered, until = self._remembered.pop((instance.service, instance.id), (None, 0))
+        if known is not None:
+            return known.record.orders.pause
+        return remembered if now_ms < until else instance.orders.pause
+
+    def _serve(self, record: Instance) -> None:
+        """It serves its majors, from now on or again."""
+        majors = self._majors.setdefault(record.service, {})
+        for major in record.majors:
+            majors.setdefault(major, record.version)
+
+    def _service(self, name: str, majors: Mapping[int, Version]) -> Service:
+        leases = sorted(self._leases.of(name).items())
+        seen = (replace(lease.record, state=lease.seen) for _, lease in leases)
+        return Service(name, MappingProxyType(dict(majors)), tuple(seen))
+
+    def _note_change(self, *services: str) -> None:
+        for name in services:
+            majors = self._majors.get(name, {})
+            ready = [lease.record for lease in self._leases.of(name).values() if lease.seen is State.READY]
+            for major in majors:
+                majors[major] = lowest_ready(ready, major) or majors[major]
         # As in Redis: the time, so that a revision of before a restart is never met again.
         self._revision = max(self._revision + 1, self._clock.mesh_ms())
         self.tick()
-        self._keep()
-
-    def _keep(self) -> None:
-        majors = {name: {str(m): str(v) for m, v in s.majors.items()} for name, s in self._services.items()}
-        if self._path is not None and majors != self._kept:
-            new = self._path.with_name(self._path.name + ".new")
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            new.write_text(json.dumps(majors, indent=1), "utf-8")
-            new.replace(self._path)
-            self._kept = majors
-
-
-def _read(path: Path | None) -> dict[str, dict[str, str]]:
-    """What was kept; nothing when there is no such file or it is not ours: this is a convenience, not a record."""
-    if path is None or not path.exists():
-        return {}
-    try:
-        kept = json.loads(path.read_text("utf-8"))
-        return {
-            check_service(name): {
-                str(parse_major(major)): str(parse_version(version)) for major, version in majors.items()
-            }
-            for name, majors in kept.items()
-        }
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        log.warning("%s is not used: %s", path, error)
-        return {}
-
-
-class EmbeddedRegistry:
-    """`ports.Registry`: one client of a hub."""
-
-    def __init__(self, hub: EmbeddedRegistryHub) -> None:
-        self._hub = hub
-
-    async def open(self) -> None:
-        """There is nothing to open."""
-
-    async def close(self) -> None:
-        """There is nothing to close."""
-
-    async def register(self, instance: Instance) -> int:
-        return self._hub.register(instance)
-
-    async def renew(self, service: str, instance: str, generation: int, load: Load) -> Renewal | None:
-        return self._hub.renew(service, instance, generation, load)
-
-    async def set_state(self, service: str, instance: str, generation: int, state: State) -> None:
-        self._hub.set_state(service, instance, generation, state)
-
-    async def deregister(self, service: str, instance: str, generation: int) -> None:
-        self._hub.deregister(service, instance, generation)
-
-    async def snapshot(self) -> Snapshot:
-        return self._hub.snapshot()
-
-    async def changed(self, revision: int, timeout: float) -> int:
-        return await self._hub.changed(revision, timeout)
+        self._file.write(Kept(self._majors, self._policies))

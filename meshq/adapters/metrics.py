@@ -8,7 +8,7 @@ and histograms lock for each of their parts, which costs more than reading the m
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -38,13 +38,21 @@ EVENTS = {
         "circuit_openings",
         "Times that the app was given no durable messages because it failed in a row",
     ),
+    "fallback": ("fallbacks", "Calls sent to a fallback version because theirs had no ready instance"),
+    "panic": ("panicked", "Calls queued for a service all of whose instances are unhealthy"),
+    "mirrored": ("mirrored", "Copies of calls sent because a route policy says so"),
+    "mirror_dropped": ("dropped_copies", "Copies of calls that a route policy wants and that could not be sent"),
+    "mirror_failed": (
+        "failed_copies",
+        "Copies of calls that came here and were dropped because they could not be handled",
+    ),
     "event_unrouted": ("events_unrouted", "Events that nobody subscribes to"),
     "event_filtered": ("events_filtered", "Events that a subscription's filter did not take"),
     "result_unroutable": ("results_unroutable", "Results dropped because whoever asked has no queue for them any more"),
     "broker_lost": ("broker_reconnects", "Times that publishing to the broker broke off"),
 }
 """Event -> its counter's name, without prefix and `_total`, and what it counts."""
-WITH_REASON = frozenset({"given_back", "dead_lettered"})
+WITH_REASON = frozenset({"given_back", "dead_lettered", "mirror_failed"})
 
 
 class _Requests(Collector):
@@ -86,6 +94,20 @@ def _cumulative(buckets: list[int]) -> list[tuple[str, float]]:
     return rows
 
 
+class _Counts(Collector):
+    def __init__(self, name: str, help: str, label: str, value: Callable[[], Mapping[str, int]]) -> None:
+        self._name = name
+        self._help = help
+        self._label = label
+        self._value = value
+
+    def collect(self) -> Iterator[Metric]:
+        counter = CounterMetricFamily(self._name, self._help, labels=[self._label])
+        for label, count in self._value().items():
+            counter.add_metric([label], count)
+        yield counter
+
+
 class PrometheusMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -120,6 +142,11 @@ class PrometheusMetrics:
     def gauge(self, name: str, help: str, value: Callable[[], float]) -> None:
         """A figure that is asked for when somebody looks."""
         Gauge(f"meshq_{name}", help, registry=self.registry).set_function(value)
+
+    def counts(self, name: str, help: str, label: str, value: Callable[[], Mapping[str, int]]) -> None:
+        """Counters that somebody keeps, asked for when somebody looks: `meshq_<name>_total{<label>}`. Which labels there are
+        never depends on what a caller made up."""
+        self.registry.register(_Counts(f"meshq_{name}", help, label, value))
 
     def info(self, **labels: str) -> None:
         Gauge("meshq_build_info", "What runs here; always 1", list(labels), registry=self.registry).labels(

@@ -17,6 +17,7 @@ Everything expires by Redis's own clock.
 from collections.abc import Sequence
 from typing import Any
 
+from meshq.adapters.redis_client import Tls
 from meshq.adapters.redis_turns import RedisTurns
 from meshq.core.keeping import Keeping, kept_answer, kept_result
 from meshq.ports import Once, OnceState, RequestRecord
@@ -28,10 +29,18 @@ ROOM = "room"
 
 
 class RedisStore:
-    """`ports.Store` at a `redis://` or `rediss://` URL. Raises ValueError for another scheme."""
+    """`ports.Store` at a URL of redis_url.py. Raises ValueError for another. `tls` as of RedisRegistry."""
 
-    def __init__(self, url: str, mesh: str, *, keeping: Keeping | None = None, seconds: float = CALL_SECONDS) -> None:
-        self._turns = RedisTurns(url, "store", seconds)
+    def __init__(
+        self,
+        url: str,
+        mesh: str,
+        *,
+        tls: Tls | None = None,
+        keeping: Keeping | None = None,
+        seconds: float = CALL_SECONDS,
+    ) -> None:
+        self._turns = RedisTurns(url, "store", seconds, tls)
         self._prefix = f"meshq:{mesh}"
         self._keeping = keeping or Keeping()
 

@@ -16,9 +16,11 @@ from contextlib import suppress
 from typing import Any
 
 import msgpack
-from redis import exceptions
 
-from meshq.adapters.redis_client import address, connect, load_script
+from meshq.adapters.redis_client import Tls, connect
+from meshq.adapters.redis_evaluate import Run, evaluate, load_script
+from meshq.adapters.redis_faults import FAILURES, explain
+from meshq.adapters.redis_url import parse
 from meshq.ports import StoreAway
 from meshq.tasks import Tasks
 
@@ -33,9 +35,6 @@ FIRST_PROBE, LAST_PROBE = 0.1, 1.0
 CLOSED = "the store is closed"
 KEY_BYTES = 100
 """What a key and its small arguments count as."""
-
-_LOST = (exceptions.ConnectionError, exceptions.TimeoutError, TimeoutError, OSError)
-"""A round trip failed as a whole. Any other RedisError is Redis's answer to one call."""
 
 
 class _Call:
@@ -61,11 +60,11 @@ class _Call:
 class RedisTurns:
     """`seconds` is how long a call takes at most. Raises ValueError for a URL that is not served."""
 
-    def __init__(self, url: str, purpose: str, seconds: float) -> None:
-        self._where = address(url)
+    def __init__(self, url: str, purpose: str, seconds: float, tls: Tls | None = None) -> None:
+        self._url = parse(url)
         self._purpose = purpose
         self._seconds = seconds
-        self._redis = connect(url, purpose, seconds / 2)
+        self._link = connect(self._url, seconds / 2, tls, single=True)
         self._waiting: list[_Call] = []
         self._waiting_bytes = 0
         self._working = False
@@ -84,7 +83,7 @@ class RedisTurns:
         self._closed = True
         await self._tasks.close()
         self._fail(self._waiting, CLOSED)
-        await self._redis.aclose()
+        await self._link.close()
 
     def call(
         self, script: str, slot: str, keys: Sequence[str], args: Sequence[Any] = (), items: int = 1
@@ -105,7 +104,7 @@ class RedisTurns:
             raise StoreAway(self._away or CLOSED)
         size = KEY_BYTES * len(call.keys) + sum(len(arg) for arg in call.args if type(arg) is bytes)
         if self._waiting and self._waiting_bytes + size > MAX_WAITING:
-            raise StoreAway(f"{self._waiting_bytes} bytes wait already to be stored in Redis at {self._where}")
+            raise StoreAway(f"{self._waiting_bytes} bytes wait already to be stored in Redis at {self._url.where}")
         self._waiting.append(call)
         self._waiting_bytes += size
         if not self._working:
@@ -129,8 +128,8 @@ class RedisTurns:
         groups = _grouped(calls)
         try:
             async with asyncio.timeout(self._seconds / 2):
-                answers = await self._run(groups)
-        except _LOST as error:
+                answers = await evaluate(self._link, [_run(group) for group in groups])
+        except FAILURES as error:
             self._went(self._describe(error))
             self._fail(calls + self._take(), self._away)
             return
@@ -139,35 +138,9 @@ class RedisTurns:
             raise
         for group, answer in zip(groups, answers, strict=True):
             if isinstance(answer, Exception):
-                reason = str(answer).partition(". script: ")[0]  # and where in it
-                self._fail(group, f"Redis at {self._where} refuses: {reason}")
+                self._fail(group, self._describe(answer))
             else:
                 _hand_out(group, msgpack.unpackb(answer, raw=True))
-
-    async def _run(self, groups: list[list[_Call]]) -> list[Any]:
-        """What each group's script answered: bytes, or an exception."""
-        scripts = [load_script("store/each", f"store/{group[0].script}") for group in groups]
-        answers = await self._send("EVALSHA", [script.sha for script in scripts], groups)
-        # Redis was restarted or told to forget its scripts, or this is their first use.
-        missing = [n for n, answer in enumerate(answers) if isinstance(answer, exceptions.NoScriptError)]
-        if missing:
-            sources = [scripts[n].source for n in missing]
-            again = await self._send("EVAL", sources, [groups[n] for n in missing])
-            for n, answer in zip(missing, again, strict=True):
-                answers[n] = answer
-        return answers
-
-    async def _send(self, command: str, texts: list[str], groups: list[list[_Call]]) -> list[Any]:
-        pipe = self._redis.pipeline(transaction=False)
-        for text, group in zip(texts, groups, strict=True):
-            keys = [key for call in group for key in call.keys]
-            args = msgpack.packb([arg for call in group for arg in call.args], use_bin_type=False)
-            pipe.execute_command(command, text, len(keys), *keys, args)
-        answers: list[Any] = await pipe.execute(raise_on_error=False)
-        for answer in answers:
-            if isinstance(answer, _LOST):  # such as: it is still loading its data
-                raise answer
-        return answers
 
     def _fail(self, calls: list[_Call], why: str) -> None:
         for call in calls:
@@ -175,9 +148,7 @@ class RedisTurns:
                 call.reply.set_exception(StoreAway(why))
 
     def _describe(self, error: BaseException) -> str:
-        if isinstance(error, TimeoutError):
-            return f"Redis at {self._where} did not answer in {self._seconds / 2:g} s"
-        return f"Redis at {self._where} cannot be used: {error}"
+        return explain(error, self._url, self._seconds / 2)
 
     # --- away ---------------------------------------------------------------------------------------------------------------
 
@@ -194,16 +165,22 @@ class RedisTurns:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PROBE)
             self._away = await self._ping()
-        log.info("the %s is back: Redis at %s answers", self._purpose, self._where)
+        log.info("the %s is back: Redis at %s answers", self._purpose, self._url.where)
 
     async def _ping(self) -> str:
         """Why it does not answer; "" when it does."""
         try:
             async with asyncio.timeout(self._seconds / 2):
-                await self._redis.ping()
-        except (exceptions.RedisError, *_LOST) as error:
+                await self._link.check()
+        except FAILURES as error:
             return self._describe(error)
         return ""
+
+
+def _run(group: list[_Call]) -> Run:
+    keys = [key for call in group for key in call.keys]
+    args = msgpack.packb([arg for call in group for arg in call.args], use_bin_type=False)
+    return Run(load_script("store/each", f"store/{group[0].script}"), keys, (args,))
 
 
 def _grouped(calls: list[_Call]) -> list[list[_Call]]:

@@ -92,7 +92,7 @@ def list_letters(
 ) -> None:
     """List dead letters, the oldest first.
 
-    Reasons: rejected, attempts, deadline, no-such-version, key-reused, unsendable, undecodable, delivery-limit, queue-gone.
+    Reasons: rejected, attempts, deadline, no-such-version, key-reused, denied, unsendable, undecodable, delivery-limit, queue-gone.
     """
     rows, more = _look(control, topic, None, reason, since, limit, {})
     _show(rows, dead_tables.letters, output)

@@ -7,12 +7,13 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 from meshq.adapters.clock import SystemClock
-from meshq.cli.reach import Away, Failed, detail, meant
-from meshq.control import dead_api
+from meshq.cli.reach import SECONDS, Away, checked, get
+from meshq.control import DOMAIN
+from meshq.control.access import Access
+from meshq.control.api import Api
 from meshq.control.app import mesh_at
 from meshq.control.mesh import Mesh
 from meshq.control.unreachable import Unreachable
-from meshq.core import views
 from meshq.core.callreq import address_of
 from meshq.core.errors import Refused
 from meshq.core.events import EventAddress
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 
 class Direct:
-    """cli.reach.Reach. Raises ValueError for a URL that makes no sense, OSError for a certificate that cannot be read."""
+    """cli.reach.Reach. Raises BadSettings for what makes no sense."""
 
     def __init__(self, broker: str, registry: str, environment: Mapping[str, str]) -> None:
         # What went wrong is said once, by the answer.
@@ -39,21 +40,15 @@ class Direct:
 
     async def _open(self, broker: str, registry: str, environment: Mapping[str, str]) -> Mesh:
         mesh = mesh_at(broker, registry, environment.get("MESHQ_MESH") or "default", environment, SystemClock())
+        self._api = Api(mesh, Access(DOMAIN))
         await mesh.open()
         return mesh
 
     def get(self, path: str, query: Mapping[str, str]) -> Any:
-        return self._run(self._get(path, query))
+        return json.loads(self.ask(get(path, query), SECONDS).body)
 
     def ask(self, request: HttpRequest, timeout: float) -> HttpResponse:
-        """Dead letters only: what else there is to ask has no more to it than `get`."""
-        try:
-            response = self._run(self._answer(request))
-        except Refused as refused:
-            raise Failed(refused.problem.detail) from refused
-        if response.status != 200:
-            raise Failed(detail(response.status, json.loads(response.body)))
-        return response
+        return checked(self._runner.run(self._api.answer(request)), "")
 
     def call(self, request: HttpRequest, address: str, timeout: float) -> HttpResponse:
         try:
@@ -68,6 +63,7 @@ class Direct:
         self._runner.run(asyncio.sleep(seconds))  # what keeps the connections alive goes on
 
     def close(self) -> None:
+        self._runner.run(self._api.close())
         self._runner.run(self._mesh.close())
         self._runner.close()
         self._speak_again()
@@ -75,19 +71,6 @@ class Direct:
     def _speak_again(self) -> None:
         for name, level in self._levels.items():
             logging.getLogger(name).setLevel(level)
-
-    async def _get(self, path: str, query: Mapping[str, str]) -> Any:
-        if path == "/v1/queues":
-            return await self._mesh.queues(query.get("all") == "true")
-        picture = await self._mesh.picture()
-        if path == "/v1/services":
-            return views.services(picture)
-        if path == "/v1/instances":
-            return views.instances(picture, query.get("service"))
-        raise Failed(f"{path} is asked of a control API only")
-
-    async def _answer(self, request: HttpRequest) -> HttpResponse:
-        return await dead_api.answer(self._mesh.dead, meant(request))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         try:

@@ -18,7 +18,8 @@ from urllib.parse import urlencode, urlsplit
 from meshq.cli.exits import BAD_SETTINGS, leave
 from meshq.control import USUAL
 from meshq.core.events import EventAddress
-from meshq.core.http import HttpRequest, HttpResponse
+from meshq.core.http import Headers, HttpRequest, HttpResponse, header
+from meshq.settings import BadSettings
 
 SECONDS = 10.0
 """The longest that a question about the mesh may take."""
@@ -31,7 +32,12 @@ class Away(Exception):
 
 
 class Failed(Exception):
-    """The mesh was reached and could not answer; the message says why."""
+    """The mesh was reached and could not answer; the message says why. `body` is the JSON of that answer."""
+
+    def __init__(self, said: str, status: int = 0, body: Any = None) -> None:
+        super().__init__(said)
+        self.status = status
+        self.body = body
 
 
 class Reach(Protocol):
@@ -97,18 +103,35 @@ def _direct(environment: Mapping[str, str]) -> Reach:
 
     try:
         return Direct(broker, registry, environment)
-    except (ValueError, OSError) as error:
-        leave(BAD_SETTINGS, f"MESHQ_BROKER_URL, MESHQ_MANAGEMENT_URL or MESHQ_REGISTRY_URL: {error}")
+    except BadSettings as bad:
+        leave(BAD_SETTINGS, *map(str, bad.faults))
 
 
-def meant(request: HttpRequest) -> HttpRequest:
-    """With the header that no web page and no fetched URL can send: whoever sends it means what it asks for."""
-    return request._replace(headers=[*request.headers, (b"Meshq-Api", b"1")])
+def get(path: str, query: Mapping[str, str]) -> HttpRequest:
+    target = f"{path}?{urlencode(query)}" if query else path
+    return HttpRequest(b"GET", target.encode(), [], None)
 
 
-def detail(status: int, body: Any) -> str:
-    """What the JSON body of an error says."""
-    return str(body.get("detail", status)) if isinstance(body, dict) else str(status)
+def with_token(headers: Headers) -> Headers:
+    """With the operators' token, where MESHQ_API_TOKEN gives one."""
+    token = os.environ.get("MESHQ_API_TOKEN", "")
+    if not token or header(headers, b"meshq-token") is not None:
+        return headers
+    return [*headers, (b"Meshq-Token", token.encode())]
+
+
+def checked(response: HttpResponse, what: str) -> HttpResponse:
+    """A good answer of a control API, `what`. Raises Away and Failed for another."""
+    if response.status == 204:
+        return response
+    try:
+        body = json.loads(response.body)
+    except ValueError:
+        raise Away(f"what answers for {what} is not a control API of meshq") from None
+    if 200 <= response.status < 300:
+        return response
+    said = str(body.get("detail", response.status)) if isinstance(body, dict) else str(response.status)
+    raise Away(f"{what}: {said}" if what else said) if response.status == 503 else Failed(said, response.status, body)
 
 
 class ControlApi:
@@ -119,19 +142,12 @@ class ControlApi:
         self._what = what
 
     def get(self, path: str, query: Mapping[str, str]) -> Any:
-        target = f"{path}?{urlencode(query)}" if query else path
-        return json.loads(self.ask(HttpRequest(b"GET", target.encode(), [], None), SECONDS).body)
+        return json.loads(self.ask(get(path, query), SECONDS).body)
 
     def ask(self, request: HttpRequest, timeout: float) -> HttpResponse:
-        response = self._ask(meant(request), timeout)
-        try:
-            body = json.loads(response.body)
-        except ValueError:
-            raise Away(f"what answers at {self._url.netloc} is not a control API of meshq") from None
-        if response.status == 200:
-            return response
-        said = detail(response.status, body)
-        raise Away(f"{self._what}: {said}") if response.status == 503 else Failed(said)
+        # No web page and no fetched URL can send this header: whoever does means what he asks for.
+        response = self._ask(request._replace(headers=[*request.headers, (b"Meshq-Api", b"1")]), timeout)
+        return checked(response, self._what)
 
     def call(self, request: HttpRequest, address: str, timeout: float) -> HttpResponse:
         from urllib.parse import quote
@@ -156,7 +172,7 @@ class ControlApi:
             try:
                 target = url.path.rstrip("/").encode() + request.target
                 connection.putrequest(request.method.decode(), target.decode("latin-1"), skip_accept_encoding=True)
-                for name, value in request.headers:
+                for name, value in with_token(request.headers):
                     connection.putheader(name, value)
                 if request.body is not None:
                     connection.putheader("Content-Length", str(len(request.body)))

@@ -58,11 +58,34 @@ def instances(body: list[dict[str, Any]], now: datetime | None = None) -> Table:
             Cell(ago(instance["lastSeen"], now)),
             Cell(f"{instance['inFlight']}/{instance['capacity']}" if instance["capacity"] else UNKNOWN),
             _cell(instance["address"] or None),
+            Cell(_paused(instance.get("pause"), now)),
         )
         for instance in body
     ]
-    headings = ("SERVICE", "VERSION", "INSTANCE", "STATE", "LAST SEEN", "IN FLIGHT", "SIDECAR")
-    return Table(headings, rows, "no instances", frozenset({4, 5}))
+    headings = ("SERVICE", "VERSION", "INSTANCE", "STATE", "LAST SEEN", "IN FLIGHT", "ADDRESS", "NOTE")
+    columns = len(headings) if any(row[-1].text for row in rows) else len(headings) - 1
+    return Table(headings[:columns], [row[:columns] for row in rows], "no instances", frozenset({4, 5}))
+
+
+def policies(body: list[dict[str, Any]]) -> Table:
+    rows = [
+        (
+            Cell(policy["service"]),
+            Cell(", ".join(f"v{major} {weight}" for major, weight in policy.get("weights", {}).items()) or UNKNOWN),
+            Cell(", ".join(_short(name, value) for name, value in policy.items() if name not in _OF_POLICY)),
+        )
+        for policy in body
+    ]
+    return Table(("SERVICE", "WEIGHTS", "ELSE"), rows, "no route policies: calls that name no version go to the latest")
+
+
+def reasons(body: dict[str, Any]) -> Table:
+    """Of `retire`."""
+    rows = [
+        (Cell(reason["kind"]), Cell(clean(reason["detail"])), Cell("--force" if reason["forcible"] else ""))
+        for reason in body["reasons"]
+    ]
+    return Table(("USED BY", "HOW", "PASSED OVER WITH"), rows, "nothing uses it")
 
 
 def queues(body: list[dict[str, Any]]) -> Table:
@@ -102,6 +125,37 @@ def published(body: dict[str, Any] | list[dict[str, Any]]) -> Table:
         for event in (body if isinstance(body, list) else [body])
     ]
     return Table(("ID", "STATUS", "TOPIC", "DETAIL"), rows, "no events: the batch is empty")
+
+
+_OF_POLICY = ("service", "weights")
+
+
+def _short(name: str, value: Any) -> str:
+    """One key of a policy in a cell."""
+    if isinstance(value, dict):
+        return f"{name} {'/'.join(shown(part) for part in value)}"
+    return f"{name} {'/'.join(map(shown, value)) if isinstance(value, list) else value}"
+
+
+def paused_for(pause: dict[str, Any], now: datetime | None = None) -> str:
+    """`for 4m10s`, `until it is resumed`"""
+    if pause["until"] is None:
+        return "until it is resumed" if pause["by"] == "operator" else "until it resumes"
+    left = (datetime.fromisoformat(pause["until"]) - (now or datetime.now(UTC))).total_seconds()
+    return f"for {_duration(max(0.0, left))}"
+
+
+def _paused(pause: dict[str, Any] | None, now: datetime) -> str:
+    if pause is None:
+        return ""
+    whose = "by an operator" if pause["by"] == "operator" else "by itself"
+    reason = f": {clean(pause['reason'])}" if pause["reason"] else ""
+    return f"paused {whose} {paused_for(pause, now)}{reason}"
+
+
+def clean(text: str) -> str:
+    """Without what a terminal would obey."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _abandoned(queue: dict[str, Any]) -> bool:

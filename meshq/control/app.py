@@ -1,4 +1,4 @@
-"""Puts the control API together: adapters by URL, one server on loopback."""
+"""Puts the control API together: adapters by URL, one server."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,21 +9,43 @@ from meshq.adapters import choose
 from meshq.adapters.http_server import Server
 from meshq.adapters.metrics import PrometheusMetrics
 from meshq.control import DOMAIN, SERVICE
+from meshq.control.access import Access
 from meshq.control.api import Api
 from meshq.control.mesh import ListQueues, Mesh
-from meshq.ports import Clock
+from meshq.control.tokens import Tokens
+from meshq.ports import Broker, Clock, Registry
+from meshq.settings import BadSettings, Fault
 
 HOST = "127.0.0.1"
 
 
 def mesh_at(broker_url: str, registry_url: str, name: str, environment: Mapping[str, str], clock: Clock) -> Mesh:
-    """A Mesh on real servers; "" for one that is not known. `environment` may name the management API and TLS files. Raises
-    ValueError for a URL that makes no sense, OSError for a certificate that cannot be read."""
+    """A Mesh on real servers; "" for one that is not known. `environment` may name the management API, TLS files and the domain.
+    Raises BadSettings with everything that makes no sense."""
     ca, cert, key = (_file(environment.get(f"MESHQ_TLS_{part}")) for part in ("CA", "CERT", "KEY"))
-    broker = choose.broker(broker_url, "meshq control", SERVICE, clock, (ca, cert, key)) if broker_url else None
-    registry = choose.registry(registry_url, name, clock) if registry_url else None
-    list_queues = management(broker_url, environment.get("MESHQ_MANAGEMENT_URL", ""), clock) if broker_url else None
-    return Mesh(SERVICE, DOMAIN, broker, registry, clock, PrometheusMetrics(), list_queues)
+    faults: list[Fault] = []
+    broker: Broker | None = None
+    registry: Registry | None = None
+    list_queues: ListQueues | None = None
+    if broker_url:
+        try:
+            broker = choose.broker(broker_url, "meshq control", SERVICE, clock, (ca, cert, key))
+        except (ValueError, OSError) as error:
+            faults.append(Fault("MESHQ_BROKER_URL", str(error)))
+        else:
+            try:
+                list_queues = management(broker_url, environment.get("MESHQ_MANAGEMENT_URL", ""), clock)
+            except ValueError as error:
+                faults.append(Fault("MESHQ_MANAGEMENT_URL", str(error)))
+    if registry_url:
+        try:
+            registry = choose.registry(registry_url, name, clock, (ca, cert, key))
+        except (ValueError, OSError) as error:
+            faults.append(Fault("MESHQ_REGISTRY_URL", str(error)))
+    if faults:
+        raise BadSettings(faults)
+    domain = environment.get("MESHQ_DOMAIN") or DOMAIN
+    return Mesh(SERVICE, domain, broker, registry, clock, PrometheusMetrics(), list_queues)
 
 
 def management(broker_url: str, management_url: str, clock: Clock) -> ListQueues:
@@ -39,14 +61,21 @@ def _file(path: str | None) -> Path | None:
 class Control:
     """The server of the control API over `mesh`. `about` adds to `/v1/status`."""
 
-    def __init__(self, mesh: Mesh, about: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        mesh: Mesh,
+        about: Callable[[], dict[str, Any]],
+        *,
+        tokens: Tokens | None = None,
+        access: Access | None = None,
+    ) -> None:
         self._mesh = mesh
-        self._api = Api(mesh, DOMAIN, lambda: {"meshq": __version__, **about()})
+        self._api = Api(mesh, access or Access(DOMAIN), tokens, lambda: {"meshq": __version__, **about()})
         self._server = Server()
 
-    async def start(self, port: int) -> int:
+    async def start(self, port: int, host: str = HOST) -> int:
         """Returns the port, which for 0 is a free one. Raises OSError when it is taken."""
-        port = await self._server.listen(HOST, port, self._api.handle)
+        port = await self._server.listen(host, port, self._api.handle)
         await self._mesh.open()
         return port
 

@@ -7,7 +7,7 @@ POST /v1/dead/<topic>/replay   {"ids", "reason", "since", "limit", "all", "to", 
 POST /v1/dead/<topic>/drop     the same without "to" and "force"
 
 `full=true` shows all that is known of each, `all=true` also the whole body. `topic` is `lost` for what found no queue. What is
-posted needs the header `Meshq-Api: 1`, and says which letters are meant: by ids, reason or since, or all of them by "all".
+posted says which letters are meant: by ids, reason or since, or all of them by "all". Who may: control/access.py.
 """
 
 import json
@@ -19,7 +19,7 @@ from meshq.core.answers import as_json, method_not_allowed, no_such_path, proble
 from meshq.core.callreq import address_of
 from meshq.core.dead_views import Wanted, parse_since
 from meshq.core.errors import Code, refuse
-from meshq.core.http import HttpRequest, HttpResponse, header
+from meshq.core.http import HttpRequest, HttpResponse
 
 PREFIX = "/v1/dead"
 PATHS = "here are /v1/dead, /v1/dead/<topic>, /v1/dead/<topic>/<id>, /v1/dead/<topic>/replay and /v1/dead/<topic>/drop"
@@ -49,7 +49,6 @@ async def answer(dead: DeadLetters, request: HttpRequest) -> HttpResponse:
         return _unless_reading(request) or await _list(dead, {**query, "topic": parts}, now_ms)
     topic, what = parts
     if request.method == b"POST" and what in ("replay", "drop"):
-        _check_meant(request)
         return await (_replay if what == "replay" else _drop)(dead, topic, request.body or b"", now_ms)
     return _unless_reading(request) or await _show(dead, topic, what, query)
 
@@ -58,11 +57,6 @@ def _unless_reading(request: HttpRequest) -> HttpResponse | None:
     if request.method in (b"GET", b"HEAD"):
         return None
     return method_not_allowed(b"GET, HEAD", "to change something, POST to .../replay or .../drop")
-
-
-def _check_meant(request: HttpRequest) -> None:
-    if header(request.headers, b"meshq-api") != b"1":
-        raise refuse(Code.DENIED, "what changes something needs the header Meshq-Api: 1")
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------------

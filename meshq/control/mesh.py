@@ -8,21 +8,25 @@ import logging
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from meshq.calling import Caller
 from meshq.control import queues
 from meshq.control.dead import DeadLetters
+from meshq.control.orders import Orders
+from meshq.control.pictures import Pictures
+from meshq.control.registration import Registration
+from meshq.control.retiring import Retiring
+from meshq.control.routes import Routes
 from meshq.control.unreachable import Unreachable
 from meshq.core import names, topology
 from meshq.core.callreq import read_call
 from meshq.core.events import EventAddress
 from meshq.core.headers import carry
 from meshq.core.http import HttpRequest, HttpResponse, header
-from meshq.core.instances import EMPTY, Snapshot
+from meshq.core.instances import Snapshot
 from meshq.core.selectors import Address
-from meshq.ports import Broker, Clock, Metrics, QueueStats, Registry, RegistryAway
+from meshq.ports import Broker, Clock, Metrics, QueueStats, Registry
 from meshq.sending import Sender
 from meshq.sending_events import Publishing
 from meshq.tasks import Tasks
@@ -59,9 +63,12 @@ class Mesh:
     ) -> None:
         self._domain = domain
         self._broker = broker
-        self._registry = registry
         self._list_queues = list_queues
-        self._picture = EMPTY
+        self.pictures = Pictures(registry)
+        self.routes = Routes(self.pictures, clock)
+        self.orders = Orders(self.pictures)
+        self.registration = Registration(self.pictures)
+        self.retiring = Retiring(self.pictures, self._open_broker, self._listed_if_told, clock)
         self._listing_fault = ""
         self._tasks = Tasks()
         self._caller: Caller | None = None
@@ -71,12 +78,12 @@ class Mesh:
         self._dead: DeadLetters | None = None
         if broker is not None:
             instance = names.instance_id(socket.gethostname(), secrets.token_hex(3))
-            self._caller = Caller(broker, clock, metrics, lambda: self._picture, service, instance)
+            self._caller = Caller(broker, clock, metrics, lambda: self.pictures.last, service, instance)
             self._sender = Sender(
                 broker,
                 clock,
                 metrics,
-                lambda: self._picture,
+                lambda: self.pictures.last,
                 service,
                 self._caller,
                 self._tasks,
@@ -87,8 +94,7 @@ class Mesh:
             self._dead = DeadLetters(broker, clock, self._sender.publish, self.picture, self._listed)
 
     async def open(self) -> None:
-        if self._registry is not None:
-            await self._registry.open()
+        await self.pictures.open()
         if self._broker is not None:
             await self._broker.open()
 
@@ -96,20 +102,11 @@ class Mesh:
         await self._tasks.close()
         if self._broker is not None:
             await self._broker.close()
-        if self._registry is not None:
-            await self._registry.close()
+        await self.pictures.close()
 
     async def picture(self) -> Snapshot:
         """Who is there now, or, marked stale, when the registry was last asked. Raises Unreachable."""
-        if self._registry is None:
-            raise Unreachable("the registry is not known: set MESHQ_REGISTRY_URL")
-        try:
-            self._picture = await self._registry.snapshot()
-        except RegistryAway as away:
-            if self._picture is EMPTY:
-                raise Unreachable(f"{away}; is it running, and is its URL right?") from away
-            self._picture = replace(self._picture, stale=True)
-        return self._picture
+        return await self.pictures.now()
 
     async def queues(self, everything: bool) -> list[dict[str, Any]]:
         """Rows as meshq.control.queues.rows makes them. Raises Unreachable."""
@@ -193,9 +190,9 @@ class Mesh:
                 "fault": "not known" if state is None else state.fault,
             },
             "registry": {
-                "services": len(self._picture.services),
-                "instances": self._picture.instance_count,
-                "stale": self._picture.stale,
+                "services": len(self.pictures.last.services),
+                "instances": self.pictures.last.instance_count,
+                "stale": self.pictures.last.stale,
             },
             "queueFigures": self._listing_fault or "ok",
         }
@@ -209,9 +206,13 @@ class Mesh:
         return self._broker
 
     async def _listed(self) -> list[QueueStats]:
-        """Every queue, where the broker tells; else none, and the reason is said once."""
+        """Every queue, where the broker tells; else none."""
+        return await self._listed_if_told() or []
+
+    async def _listed_if_told(self) -> list[QueueStats] | None:
+        """Every queue; None where the broker does not tell, and the reason is said once."""
         if self._list_queues is None:
-            return []
+            return None
         try:
             found = await self._list_queues()
         except OSError as error:
@@ -219,7 +220,7 @@ class Mesh:
             if fault != self._listing_fault:
                 logger.warning("%s; only what the broker itself says is shown", fault)
             self._listing_fault = fault
-            return []
+            return None
         self._listing_fault = ""
         return found
 

@@ -7,7 +7,6 @@ from urllib.parse import unquote_to_bytes
 
 from meshq.core.errors import Code, refuse
 from meshq.core.fields import (
-    DEFAULT_TIMEOUT_MS,
     read_callback,
     read_deadline,
     read_delay,
@@ -46,7 +45,8 @@ class Call(NamedTuple):
     headers: Headers
     """End-to-end fields, with a `traceparent` unless `needs_trace`."""
     body: bytes | None
-    timeout_ms: int
+    timeout_ms: int | None
+    """None: the caller names none."""
     deadline_ms: int | None
     """The caller's own absolute deadline, mesh time."""
     needs_trace: bool
@@ -145,7 +145,7 @@ class _Said(NamedTuple):
     """What the fields for the mesh say of any call."""
 
     selector: Selector | None = None
-    timeout_ms: int = DEFAULT_TIMEOUT_MS
+    timeout_ms: int | None = None
     deadline_ms: int | None = None
     key: str = ""
     priority: int | None = None

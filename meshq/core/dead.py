@@ -27,8 +27,10 @@ NO_SUCH_VERSION = "no-such-version"
 """No instance that satisfies its selector took it."""
 KEY_REUSED = "key-reused"
 """Its idempotency key was used with another body."""
+DENIED = "denied"
+"""The route policy of its service does not allow its sender."""
 UNSENDABLE = "unsendable"
-"""The broker refused it for good when it came out of the sender's spool."""
+"""The broker refused it for good: a message that came out of its sender's spool, or the result of one that was handled."""
 DELIVERY_LIMIT = "delivery-limit"
 """The broker's own limit: sidecars were lost again and again while they had it."""
 QUEUE_GONE = "queue-gone"
@@ -167,7 +169,17 @@ def _given_up(letter: Letter, headers: Mapping[str, Any]) -> Letter:
         detail = f"the broker gave it up: {why}"
     request = letter.request
     attempts = None if request is None else request.attempt
-    return letter._replace(reason=reason, detail=detail, at_ms=_time(last), queue=queue, attempts=attempts)
+    return letter._replace(
+        reason=reason, detail=detail, at_ms=_time(last), queue=queue, attempts=attempts, sender=_first_sender(letter)
+    )
+
+
+def _first_sender(letter: Letter) -> str:
+    """A retry was published by the service itself, and says who sent its message."""
+    request, service = letter.request, (letter.topic or "").rpartition(".v")[0]
+    if request is None or not request.proved_caller or letter.sender != service:
+        return letter.sender
+    return request.proved_caller
 
 
 def _lost(letter: Letter, headers: Mapping[str, Any]) -> Letter:

@@ -3,9 +3,11 @@
 The message goes to the queue that it came from, or to the work queue of another address. It keeps its id, its key and the time
 it was accepted at, begins again with attempt 1, and counts its replays, so that one that dies again and again is noticed.
 
-Whoever publishes a replay is not who sent the message, so the caller in it is a claim only: the receiver says
-`Meshq-Caller-Claimed`, never `Meshq-Caller`. For the same reason a letter that names a queue of another topic than the one whose
-dead letter it is stays where it is unless somebody insists: its sender could make us publish what the broker forbids to it.
+Whoever publishes a replay is not who sent the message. To the service whose dead letter it was the replay says who that was, as
+far as the letter has it proved, and the receiver believes it if the broker proves that `meshq-control` published it (names.OPERATOR):
+so it counts as its first sender's, for `Meshq-Caller` and for a route policy's `allow`. Anywhere else the caller in it is a claim
+only. For the same reason a letter that names a queue of another topic than the one whose dead letter it is stays where it is unless
+somebody insists: its sender could make us publish what the broker forbids to it.
 """
 
 from typing import NamedTuple
@@ -62,7 +64,8 @@ def _again(letter: Letter, requests: list[Request], to: Route | None, now_ms: in
     if isinstance(place, Stays):
         return place
     exchange, key, queue = place
-    fresh = [_fresh(request, to, now_ms) for request in requests]
+    sender = letter.sender if _of_one_service(letter.lies_in, queue) else ""
+    fresh = [_fresh(request, to, now_ms, sender) for request in requests]
     notes = dict.fromkeys(_note(request, again) for request, again in zip(requests, fresh, strict=True))
     body = b"".join([encode_request(request) for request in fresh])
     return Resend(
@@ -70,7 +73,15 @@ def _again(letter: Letter, requests: list[Request], to: Route | None, now_ms: in
     )
 
 
-def _fresh(request: Request, to: Route | None, now_ms: int) -> Request:
+def _of_one_service(lies_in: str, queue: str) -> bool:
+    """Whether the letter lies where none but the service could put it to which it goes."""
+    before, after = read_name(lies_in), read_name(queue)
+    if before is None or after is None or not before.topic or not after.topic:
+        return False
+    return before.kind == "dead" and before.topic.rpartition(".v")[0] == after.topic.rpartition(".v")[0]
+
+
+def _fresh(request: Request, to: Route | None, now_ms: int, sender: str) -> Request:
     """As it was when it was accepted. Whoever waited for it waits no more, so a waited call becomes a durable one; what its
     deadline was meant for is over when the deadline is."""
     deadline_ms = request.deadline_ms
@@ -80,7 +91,7 @@ def _fresh(request: Request, to: Route | None, now_ms: int) -> Request:
         attempt=1,
         misses=0,
         replays=request.replays + 1,
-        proved_caller="",
+        proved_caller=sender,
         answer_to="",
         accepted_ms=now_ms if request.accepted_ms is None else request.accepted_ms,
         deadline_ms=deadline_ms,

@@ -17,6 +17,7 @@ from meshq.core.errors import Code, Problem
 from meshq.core.http import Failed, Failure, HttpResponse, header
 from meshq.core.message import MAX_EXCERPT, Request
 from meshq.core.names import Version
+from meshq.core.policy import Retry
 from meshq.core.routing import MAX_MISSES
 from meshq.core.selectors import Selector
 from meshq.core.topology import MAX_DELAY_SECONDS
@@ -54,13 +55,6 @@ class Start(NamedTuple):
     """Hand it to the app."""
 
 
-class Retry(NamedTuple):
-    """Attempts in all, and the delays in seconds before the second, third, ...; the last repeats."""
-
-    attempts: int = 5
-    delays: tuple[float, ...] = (1.0, 5.0, 30.0, 120.0)
-
-
 class Done(NamedTuple):
     """Handled: its sender may have the answer."""
 
@@ -91,6 +85,9 @@ class Bury(NamedTuple):
 
 
 def safe_to_repeat(request: Request) -> bool:
+    """Of a mirrored copy nobody waits for the answer: it is not worth a second time."""
+    if request.mirrored:
+        return False
     return request.method in SAFE_METHODS or header(request.headers, b"idempotency-key") is not None
 
 

@@ -24,6 +24,14 @@ def parse_duration_ms(text: str) -> int:
     return milliseconds
 
 
+def show_duration_ms(milliseconds: int) -> str:
+    """In the largest unit that gives a whole number: 120000 -> `2m`, 1500 -> `1500ms`."""
+    if not milliseconds:
+        return "0s"
+    unit = next(unit for unit, size in reversed(_UNIT_MS.items()) if milliseconds % size == 0)
+    return f"{milliseconds // _UNIT_MS[unit]}{unit}"
+
+
 def parse_size(text: str) -> int:
     """`4MiB` -> 4194304; a bare number is bytes. Raises ValueError, which names the units."""
     match = _SIZE.fullmatch(text.strip())

@@ -12,6 +12,7 @@ from meshq.core.names import BadName
 from meshq.core.selectors import Selector, parse_selector
 
 DEFAULT_TIMEOUT_MS = 30_000
+"""Where neither the caller nor the route policy says one."""
 MAX_TIMEOUT_MS = 24 * 3_600_000
 MAX_CALLBACK = 2000
 MAX_DELAY = 12 * 86_400
@@ -35,11 +36,11 @@ def read_selector(control: Control) -> Selector | None:
         raise refuse(Code.BAD_HEADER, f"Meshq-Version: {error}") from error
 
 
-def read_timeout(control: Control) -> int:
-    """Milliseconds that the caller waits."""
+def read_timeout(control: Control) -> int | None:
+    """Milliseconds that the caller waits, None where it does not say."""
     value = control.get(b"meshq-timeout")
     if value is None:
-        return DEFAULT_TIMEOUT_MS
+        return None
     timeout_ms = _duration_ms("Meshq-Timeout", value)
     if not 0 < timeout_ms <= MAX_TIMEOUT_MS:
         raise refuse(Code.BAD_HEADER, f"Meshq-Timeout: {_text(value)} is not between 1ms and 24h")

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from meshq.core.names import Version
+from meshq.core.policy import Policy
 
 TTL_MS = 15_000
 """A lease not renewed for this long makes its instance `suspect`; for twice this long, `down`."""
@@ -42,6 +43,26 @@ class Load(NamedTuple):
     capacity: int = 0
 
 
+class Pause(NamedTuple):
+    """Somebody does not want an instance to be given anything for a while. Its lease goes on."""
+
+    reason: str = ""
+    until_ms: int | None = None
+    """By the registry's clock; None: until it is lifted."""
+
+    def holds(self, now_ms: int) -> bool:
+        return self.until_ms is None or now_ms < self.until_ms
+
+
+class Orders(NamedTuple):
+    """What an operator wants of an instance. It obeys, and cannot lift it itself."""
+
+    pause: Pause | None = None
+    """Stays when another process registers under the same id."""
+    drain: bool = False
+    """For the process that is registered now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
     """One registered instance. Times are Unix milliseconds of the registry's own clock."""
@@ -52,12 +73,20 @@ class Instance:
     majors: tuple[int, ...]
     """The majors it serves; () for one that only calls out."""
     state: State
+    """What it says of itself when it registers; in a picture what readers are to make of it (`visible_state`)."""
     address: str = ""
     """Where its sidecar is, for people; meshq never dials it."""
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     load: Load = Load()  # noqa: RUF009 - a NamedTuple: immutable
     last_seen_ms: int = 0
     generation: int = 0
+    endpoints: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Name of the protocol -> `host:port` or a URL where the app itself is, for DNS and for people."""
+    ttl_ms: int = 0
+    """Of its lease; 0: the registry's own."""
+    pause: Pause | None = None
+    """Its own."""
+    orders: Orders = Orders()  # noqa: RUF009
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +119,12 @@ class Snapshot:
     services: Mapping[str, Service]
     stale: bool = False
     """The registry was away when this was last asked for: it may be old."""
+    policies: Mapping[str, Policy] = field(default_factory=lambda: MappingProxyType({}))
+    """By service; those without one are not in it."""
+    epoch: str = ""
+    """Of the registry's data: another one means that it was lost and begun anew."""
+    holding: bool = False
+    """So many leases ran out at once that it is rather the registry's doing: they stay `suspect` (core/eviction.py)."""
 
     @cached_property
     def instance_count(self) -> int:
@@ -115,12 +150,18 @@ def _joined(before: Service, after: Service) -> Service:
     return Service(after.name, {**before.majors, **after.majors}, (*after.instances, *missing))
 
 
-def lease_state(state: State, deadline_ms: int, now_ms: int, ttl_ms: int = TTL_MS) -> State:
-    """What a reader sees: the state the instance gave itself, or what its lease says once that ran out. Only a ready one
-    becomes suspect, because suspects are still used."""
-    if now_ms >= deadline_ms + ttl_ms:
+def visible_state(
+    told: State, pause: Pause | None, orders: Orders, now_ms: int, *, expired: bool, evicted: bool
+) -> State:
+    """What a reader is to see of an instance that says it is `told`. `expired`: its lease ran out; `evicted`: it was found to be
+    gone for good (core/eviction.py). Only a ready one becomes suspect, because suspects are still used."""
+    if evicted:
         return State.DOWN
-    return State.SUSPECT if now_ms >= deadline_ms and state is State.READY else state
+    if told is State.DRAINING:
+        return told
+    if any(each is not None and each.holds(now_ms) for each in (pause, orders.pause)):
+        return State.PAUSED
+    return State.SUSPECT if expired and told is State.READY else told
 
 
 def lowest_ready(instances: Iterable[Instance], major: int) -> Version | None:

@@ -27,10 +27,11 @@ stand in a header. Test vectors: tests/vectors/message-v1.json.
       w   uint  milliseconds that were left of the deadline when it was sent
       n   uint  attempt, default 1
       o   uint  how often receivers outside the selector put it back, default 0
-      c   word  who called, proved; believed only in a message published by the receiving service itself
+      c   word  who called, proved; believed only in a message published by the receiving service itself, or by an operator
       a   uint  it was accepted durably, at this mesh time in Unix milliseconds: nobody waits, so it is retried, then dead.
                 Absent: a waited call, of which v, b, r and j are not looked at
       x   str   ordering key, 1 to 200 characters, none of them a control character
+      z   bool  it is a copy made by a route policy's `mirror`: nobody wants its answer; default false
       v   word  of an event: its topic; the receiver's subscription then says the path, and p is not looked at
       b   bin   path of the caller's app to which its sidecar posts the result
       r   word  routing key on the replies exchange where a copy of the answer goes, for a caller who waits a while
@@ -122,6 +123,9 @@ class Request(NamedTuple):
     callback: bytes = b""
     answer_to: str = ""
     replays: int = 0
+    mirrored: bool = False
+    """A copy of a call that another version handles. It comes without `reply_to`, `callback` and `answer_to`, waited or durable;
+    its answer is dropped, and so is it itself where it cannot be handled. The app is told by `Meshq-Mirror: 1`."""
 
     @property
     def durable(self) -> bool:
@@ -200,6 +204,8 @@ def encode_request(message: Request) -> bytes:
         header["c"] = message.proved_caller
     if message.key:
         header["x"] = message.key
+    if message.mirrored:
+        header["z"] = True
     if message.accepted_ms is not None:
         _add_durable(header, message)
     return _record(header, body or b"")
@@ -368,6 +374,7 @@ def _request(ident: str, fields: dict[str, Any], payload: bytes) -> Request:
         accepted_ms,
         _key(fields["x"]) if "x" in fields else "",
         *(_NOTHING_DURABLE if accepted_ms is None else _durable(fields)),
+        "z" in fields and _is_copy(fields["z"]),
     )
 
 
@@ -381,6 +388,12 @@ def _durable(fields: dict[str, Any]) -> tuple[str, bytes, str, int]:
         _plain(fields["r"], "r", 255) if "r" in fields else "",
         _number(fields["j"], "j") or 0 if "j" in fields else 0,
     )
+
+
+def _is_copy(value: Any) -> bool:
+    if type(value) is not bool:
+        raise DecodeError("field z is not a boolean")
+    return value
 
 
 def _response(ident: str, fields: dict[str, Any], payload: bytes) -> Response:

@@ -9,6 +9,9 @@ from typing import NamedTuple
 RESERVED = frozenset(["reply", "log", "delay", "dead", "return", "lost", "calls", "events", "replies"])
 """Words that stand where a service name could in queue and exchange names, so no service may be called so."""
 
+OPERATOR = "meshq-control"
+"""What the control API and the command line call themselves on the broker, and to the apps that they call."""
+
 MAX_EVENT = 120
 MAX_INSTANCE = 63
 MAX_MAJOR = 2**31 - 1

@@ -11,6 +11,7 @@ _CODES = {
     dead.DEADLINE: Code.DEADLINE,
     dead.NO_SUCH_VERSION: Code.NO_SUCH_VERSION,
     dead.KEY_REUSED: Code.KEY_REUSED,
+    dead.DENIED: Code.DENIED,
 }
 """What a dead message is called by whose sender no app has an answer; all else is `bad-gateway`."""
 

@@ -5,8 +5,9 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
-from meshq.core.instances import Instance, Service, Snapshot, State
+from meshq.core.instances import Instance, Pause, Service, Snapshot, State
 from meshq.core.names import Version, topic
+from meshq.core.standing import panics
 
 
 def services(snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -14,7 +15,9 @@ def services(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def service(found: Service) -> dict[str, Any]:
-    return {"name": found.name, "versions": versions(found)}
+    """With `panic` where everybody who serves it is unhealthy."""
+    shown: dict[str, Any] = {"name": found.name, "versions": versions(found)}
+    return {**shown, "panic": True} if panics(found) else shown
 
 
 def versions(found: Service) -> list[dict[str, Any]]:
@@ -42,7 +45,8 @@ def instances(snapshot: Snapshot, only: str | None = None) -> list[dict[str, Any
 
 
 def instance(member: Instance) -> dict[str, Any]:
-    return {
+    """INTERFACE part 9; with `endpoints` and `pause` only where there are such."""
+    said: dict[str, Any] = {
         "id": member.id,
         "service": member.service,
         "version": str(member.version),
@@ -53,6 +57,30 @@ def instance(member: Instance) -> dict[str, Any]:
         "capacity": member.load.capacity,
         "metadata": dict(member.metadata),
     }
+    if member.endpoints:
+        said["endpoints"] = dict(member.endpoints)
+    if member.state is State.PAUSED and (held := _pause(member)):
+        said["pause"] = held
+    return said
+
+
+def _pause(member: Instance) -> dict[str, Any] | None:
+    """Of its own and an operator's the one that ends last: if any of them holds, that one does."""
+    pauses = [("operator", member.orders.pause), ("self", member.pause)]
+    there = [(by, pause) for by, pause in pauses if pause is not None]
+    if not there:
+        return None
+    by, last = max(there, key=lambda each: _end(each[1]))
+    return {**pause(last), "by": by}
+
+
+def pause(held: Pause) -> dict[str, Any]:
+    """`until` None: until it is lifted."""
+    return {"reason": held.reason, "until": timestamp(held.until_ms or 0)}
+
+
+def _end(pause: Pause) -> float:
+    return float("inf") if pause.until_ms is None else pause.until_ms
 
 
 def timestamp(unix_ms: int) -> str | None:

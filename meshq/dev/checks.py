@@ -116,6 +116,7 @@ def _ports(plan: Plan) -> Iterator[_Port]:
         service = unit.app.service
         yield _Port("127.0.0.1", unit.sidecar_port, f"the sidecar of {unit.label}", f"sidecarPort of {service}")
         yield _Port("0.0.0.0", unit.admin_port, f"its admin port, {unit.label}", f"sidecarPort of {service}")
+        yield _Port("127.0.0.1", unit.dns_port, f"its mesh DNS, {unit.label}", f"sidecarPort of {service}")
         for port in unit.intercept:
             yield _Port("127.0.0.1", port, f"intercepted for {unit.label}", f"intercept of {service}")
         if unit.port is not None:

@@ -96,6 +96,13 @@ def _not_yet(_: Any) -> Any:
     raise ValueError("is not served by this version yet: say replicas instead")
 
 
+NOT_HERE = "is for pods: here all apps share one localhost, so name a port in intercept, or call http://orders.localhost:<sidecar's port>/"
+
+
+def _not_here(_: Any) -> Any:
+    raise ValueError(NOT_HERE)
+
+
 def _url(schemes: tuple[str, ...], example: str) -> AfterValidator:
     def check(text: str) -> str:
         if text.removesuffix(":") == "embedded":
@@ -136,6 +143,8 @@ class App(_Strict):
         default_factory=dict
     )
     scale: Annotated[Any, BeforeValidator(_not_yet)] = None
+    host_ports: Annotated[Any, BeforeValidator(_not_here)] = None
+    dns_capture: Annotated[Any, BeforeValidator(_not_here)] = None
     proxy: bool = False
     sidecar_port: Annotated[int, Field(ge=1, le=65533)] | None = None
     """Of the first replica; each further one is 10 higher."""

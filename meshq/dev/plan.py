@@ -9,7 +9,7 @@ from pathlib import Path
 
 from meshq.core.selectors import Address
 from meshq.core.subscriptions import Mode
-from meshq.dev.meshfile import App, BadMeshFile, Fault, MeshFile, place
+from meshq.dev.meshfile import NOT_HERE, App, BadMeshFile, Fault, MeshFile, place
 
 FIRST_PORT = 3600
 STEP = 10
@@ -53,6 +53,10 @@ class Unit:
     def admin_port(self) -> int:
         return self.sidecar_port + 1
 
+    @property
+    def dns_port(self) -> int:
+        return self.sidecar_port + 2
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -76,6 +80,11 @@ def make_plan(
     """`folder` is where the file is. Raises BadMeshFile with everything in it that cannot be together."""
     sidecar_ports = _sidecar_ports(mesh.apps)
     faults = [*_server_faults(mesh), *_port_faults(mesh.apps, sidecar_ports, control_port)]
+    faults += [
+        Fault(name, f"{NOT_HERE}; unset it")
+        for name in ("MESHQ_HOST_PORTS", "MESHQ_DNS_CAPTURE")
+        if environment.get(name, "").lower() not in ("", "0", "false", "off", "no")
+    ]
     faults += [
         Fault(
             place(mesh.apps, index, "subscribe"), "events are posted to the app, and port: 0 says that it has no port"
@@ -172,6 +181,7 @@ def _claims(apps: tuple[App, ...], sidecar_ports: list[list[int]], control_port:
             claims += [
                 (f"{place(apps, index, 'sidecarPort')}", port),
                 (f"{place(apps, index, 'sidecarPort')} + 1", port + 1),
+                (f"{place(apps, index, 'sidecarPort')} + 2", port + 2),
             ]
         claims += [(place(apps, index, f"intercept.{port}"), port) for port in app.intercept]
         if app.port:
@@ -192,7 +202,7 @@ def _port_faults(apps: tuple[App, ...], sidecar_ports: list[list[int]], control_
     for holder, port in _claims(apps, sidecar_ports, control_port):
         holders[port].append(holder)
     for port, claimed in sorted(holders.items()):
-        if port > MAX_PORT - 1:
+        if port > MAX_PORT:
             faults.append(Fault(claimed[0], f"{port} is beyond the last port there is"))
         elif len(claimed) > 1:
             faults.append(

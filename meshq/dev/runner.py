@@ -22,6 +22,7 @@ from meshq.adapters.store import StoreUnusable
 from meshq.control import DOMAIN, SERVICE
 from meshq.control.app import Control, mesh_at
 from meshq.control.mesh import Mesh
+from meshq.control.tokens import Tokens, parse_secrets
 from meshq.dev import banner, checks
 from meshq.dev.output import RUNNER, Output, ToOutput
 from meshq.dev.plan import Plan, Unit
@@ -133,7 +134,7 @@ class Runner:
         await self._guard.start()
         stack.push_async_callback(self._guard.close)
         mesh = await self._make_slots(stack, folder)
-        control = Control(mesh, self._about)
+        control = Control(mesh, self._about, tokens=self._tokens(folder))
         stack.push_async_callback(control.close)
         try:
             port = await control.start(self._plan.control_port)
@@ -146,7 +147,7 @@ class Runner:
         except OSError as error:
             raise CannotStart([f"port {self._plan.control_port}, the control API's: {error.strerror}"]) from error
         url = f"http://127.0.0.1:{port}"
-        folder.announce(Running(url, os.getpid(), str(self._options.file)))
+        folder.announce(Running(url, os.getpid(), str(self._options.file), self._plan.mesh))
         for line in banner.lines(self._plan, self._options.file, url, self._output.bold):
             self._output.plain(line)
         for warning in self._plan.warnings:
@@ -156,6 +157,16 @@ class Runner:
             stack.push_async_callback(slot.app.close)
             slot.app.start()
             self._tasks.start(self._watch(slot), f"watch {slot.label}")
+
+    def _tokens(self, folder: Folder) -> Tokens:
+        """The environment's secrets, and the folder's own, with which `meshq control token` makes tokens here."""
+        try:
+            given = parse_secrets(os.environ.get("MESHQ_CONTROL_SECRET", ""))
+            return Tokens(self._plan.mesh, (*given, folder.secret()))
+        except ValueError as error:
+            raise CannotStart([f"MESHQ_CONTROL_SECRET: {error}"]) from error
+        except OSError as error:
+            raise CannotStart([f"{error.filename}: {error.strerror}"]) from error
 
     async def _check_ports(self, left_behind: bool) -> None:
         until = self._clock.monotonic() + (FREED_SECONDS if left_behind else 0)

@@ -13,7 +13,6 @@ from meshq.adapters.embedded_client import EmbeddedBroker, EmbeddedSubscription
 from meshq.adapters.embedded_registry import EmbeddedRegistryHub
 from meshq.adapters.embedded_store import EmbeddedStoreHub
 from meshq.adapters.http_probe import probe
-from meshq.core.instances import State
 from meshq.dev.output import Output, say_logged, speaker
 from meshq.dev.plan import Unit
 from meshq.dev.process import Command, Guard, Kept
@@ -58,8 +57,9 @@ class Inside:
         """`registry` and `store` None: those that the unit's settings name. Raises BadSettings."""
         settings = load({name: v for name, v in unit.sidecar_environment.items() if name != "MESHQ_INTERCEPT"})
         settings = replace(with_instance(settings), intercept=dict(unit.intercept))
-        joined = registry.connect() if registry else choose.registry(settings.registry_url, settings.mesh, clock)
-        kept = store.connect() if store else choose.store(settings.registry_url, settings.mesh, clock)
+        tls = (settings.tls_ca, settings.tls_cert, settings.tls_key)
+        joined = registry.connect() if registry else choose.registry(settings.registry_url, settings.mesh, clock, tls)
+        kept = store.connect() if store else choose.store(settings.registry_url, settings.mesh, clock, tls)
         self._label = unit.label
         self._sidecar = Sidecar(settings, _LabelledBroker(hub, settings.service, unit.label), joined, kept, clock)
 
@@ -69,12 +69,7 @@ class Inside:
         await self._sidecar.start()
 
     async def fault(self) -> str:
-        sidecar = self._sidecar
-        if not sidecar.membership.pictured:
-            return sidecar.membership.fault
-        if sidecar.membership.state is State.READY:
-            return ""
-        return sidecar.health.reason or "the app was not probed yet"
+        return self._sidecar.fault
 
     @property
     def at_work(self) -> int:

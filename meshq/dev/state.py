@@ -4,12 +4,14 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FOLDER = ".meshq"
 FILE = "dev.json"
 LOCK = "dev.lock"
+SECRET = "control.secret"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class Running:
     """The URL of its control API."""
     pid: int
     file: str
+    mesh: str = "default"
 
 
 class AlreadyRunning(Exception):
@@ -51,6 +54,17 @@ class Folder:
         new.write_text(json.dumps(asdict(running), indent=1) + "\n", "utf-8")
         new.replace(self.path / FILE)
 
+    def secret(self) -> str:
+        """Of which tokens for registrations are made: drawn once and kept, so that tokens outlast a run. Raises OSError."""
+        file = self.path / SECRET
+        if kept := read_secret(self.path):
+            return kept
+        made = secrets.token_hex(32)
+        file.unlink(missing_ok=True)
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as opened:
+            opened.write(made + "\n")
+        return made
+
     def release(self) -> None:
         (self.path / FILE).unlink(missing_ok=True)
         os.close(self._lock)
@@ -61,6 +75,8 @@ class Found:
     running: Running | None
     hint: str
     """What else was found on the way, for a message; "" for nothing."""
+    folder: Path | None = None
+    """Its `.meshq/`."""
 
 
 def find(start: Path) -> Found:
@@ -72,15 +88,22 @@ def find(start: Path) -> Found:
         if running is None:
             continue
         if _alive(running.pid):
-            return Found(running, hint)
+            return Found(running, hint, file.parent)
         hint = f"{file} is of a dev mesh that was killed (process {running.pid})"
     return Found(None, hint)
+
+
+def read_secret(folder: Path) -> str:
+    """That of `Folder.secret`; "" where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        return (folder / SECRET).read_text("utf-8").strip()
+    return ""
 
 
 def _read(file: Path) -> Running | None:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(file.read_text("utf-8"))
-        return Running(str(kept["control"]), int(kept["pid"]), str(kept["file"]))
+        return Running(str(kept["control"]), int(kept["pid"]), str(kept["file"]), str(kept.get("mesh", "default")))
     return None
 
 

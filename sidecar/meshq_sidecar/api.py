@@ -1,15 +1,13 @@
 """The sidecar's own API on port 3600, besides calls (INTERFACE parts 3, 5 and 6): which path goes to whom, and who may change
-something. Who is there, and who this is, is answered here."""
+something.
+"""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from meshq.core import views
-from meshq.core.answers import as_json, method_not_allowed, no_such_path
+from meshq.core.answers import method_not_allowed, no_such_path
 from meshq.core.errors import Code, Problem, Refused
 from meshq.core.headers import Carried
-from meshq.core.http import HttpResponse
-from meshq.core.instances import Snapshot
 from meshq.ports import Exchange
 
 SERVICES = b"/v1/services"
@@ -17,8 +15,6 @@ REQUESTS = b"/v1/requests/"
 PUBLISH = b"/v1/publish/"
 SUBSCRIPTIONS = b"/v1/subscriptions"
 SELF = b"/v1/self"
-DRAIN = b"/v1/self/drain"
-DRAIN_WAIT = b"/v1/self/drain/wait"
 
 Handler = Callable[[Exchange, Carried, bytes], None]
 """Answers a request: what `carry` made of its fields, and its target with the query."""
@@ -29,29 +25,32 @@ _OWN_STATE = (SELF, SUBSCRIPTIONS, REQUESTS)
 
 
 class Handlers(NamedTuple):
-    """Who answers what. Whether the sidecar may be changed, and by which methods it is drained, has been checked before."""
+    """Who answers what. Whether the sidecar may be changed, and by which methods `/v1/self` and what is under it, has been checked
+    before."""
 
     requests: Handler
     publish: Handler
     subscriptions: Handler
+    services: Handler
+    self_: Handler
+    pause: Handler
+    resume: Handler
     drain: Handler
     drain_wait: Handler
 
 
 class Api:
-    """`about_self` gives the body of `/v1/self`. `has_token`: MESHQ_API_TOKEN is set, and whoever comes here has shown it."""
+    """`has_token`: MESHQ_API_TOKEN is set, and whoever comes here has shown it."""
 
-    def __init__(
-        self,
-        picture: Callable[[], Snapshot],
-        about_self: Callable[[], dict[str, Any]],
-        handlers: Handlers,
-        *,
-        has_token: bool,
-    ) -> None:
-        self._picture = picture
-        self._about_self = about_self
+    def __init__(self, handlers: Handlers, *, has_token: bool) -> None:
         self._handlers = handlers
+        self._exact = {
+            SELF: ((*_READS, b"PATCH"), handlers.self_),
+            SELF + b"/pause": ((b"POST",), handlers.pause),
+            SELF + b"/resume": ((b"POST",), handlers.resume),
+            SELF + b"/drain": ((b"POST",), handlers.drain),
+            SELF + b"/drain/wait": (_READS, handlers.drain_wait),
+        }
         self._has_token = has_token
 
     def handle(self, exchange: Exchange, carried: Carried, target: bytes) -> None:
@@ -66,12 +65,11 @@ class Api:
             handlers.requests(exchange, carried, target)
         elif path == SUBSCRIPTIONS or path.startswith(SUBSCRIPTIONS + b"/"):
             handlers.subscriptions(exchange, carried, target)
-        elif path == DRAIN:
-            _if_method((b"POST",), exchange, handlers.drain, carried, target)
-        elif path == DRAIN_WAIT:
-            _if_method(_READS, exchange, handlers.drain_wait, carried, target)
-        elif path in (SELF, SERVICES) or path.startswith(SERVICES + b"/"):
-            _if_method(_READS, exchange, self._read, carried, target)
+        elif path == SERVICES or path.startswith(SERVICES + b"/"):
+            _if_method(_READS, exchange, handlers.services, carried, target)
+        elif path in self._exact:
+            methods, handler = self._exact[path]
+            _if_method(methods, exchange, handler, carried, target)
         else:
             exchange.respond(
                 no_such_path(
@@ -79,27 +77,6 @@ class Api:
                     "calls go to /v1/call/<service>[@<selector>]/<path>"
                 )
             )
-
-    def _read(self, exchange: Exchange, carried: Carried, target: bytes) -> None:
-        path = target.partition(b"?")[0]
-        if path == SELF:
-            exchange.respond(as_json(self._about_self()))
-        else:
-            exchange.respond(self._services(path[len(SERVICES) + 1 :].decode("latin-1")))
-
-    def _services(self, name: str) -> HttpResponse:
-        picture = self._picture()
-        if not name:
-            response = as_json(views.services(picture))
-        elif name in picture.services:
-            found = picture.services[name]
-            members = [views.instance(member) for member in found.instances]
-            response = as_json({**views.service(found), "instances": members})
-        else:
-            return Problem(Code.UNKNOWN_SERVICE, f"{name[:60]!r} was never registered").as_response()
-        response.headers.append((b"Meshq-Index", b"%d" % picture.revision))
-        response.headers.append((b"Meshq-Stale", b"true" if picture.stale else b"false"))
-        return response
 
 
 def check_may_change(carried: Carried, has_token: bool) -> None:

@@ -2,48 +2,57 @@
 
 import asyncio
 import logging
+import os
 import random
-import socket
 from contextlib import suppress
 from typing import Any
 
-from meshq import __version__
+from meshq.adapters.dns import DnsServer, Forwarder, system_resolv_conf
 from meshq.adapters.http_client import Client
 from meshq.adapters.http_probe import probe
 from meshq.adapters.http_server import Limits as HttpLimits
 from meshq.adapters.http_server import Server
 from meshq.adapters.metrics import CONTENT_TYPE, PrometheusMetrics
+from meshq.adapters.picture_file import PictureFile, cache_folder
 from meshq.adapters.spool import DiskSpool
 from meshq.calling import Caller
 from meshq.core import names, topology
-from meshq.core.breaker import Circuit
-from meshq.core.instances import Instance, Load, State
+from meshq.core.instances import Load
+from meshq.core.policy import Policy
+from meshq.core.resolv import DNS_PORT, upstream
 from meshq.ports import Broker, BrokerState, Clock, Registry, Store
 from meshq.sending import Sender
 from meshq.sending_events import Publishing
-from meshq.settings import NOT_YET, Settings
+from meshq.settings import Settings
 from meshq.tasks import Tasks
 from meshq_sidecar.admin import Admin
 from meshq_sidecar.api import Api, Handlers
 from meshq_sidecar.backlog import Backlog
+from meshq_sidecar.capacity import Capacity, prefetch_of
 from meshq_sidecar.drain import Drain
+from meshq_sidecar.easing import Easing
 from meshq_sidecar.gate import Gate
-from meshq_sidecar.health import Health
+from meshq_sidecar.health import Health, Probed
 from meshq_sidecar.identity import Identity
 from meshq_sidecar.inbound import Inbound
-from meshq_sidecar.listening import Listening
+from meshq_sidecar.job import Source
+from meshq_sidecar.listening import Listening, has_ipv6_loopback
 from meshq_sidecar.local_app import LocalApp
-from meshq_sidecar.membership import Membership
+from meshq_sidecar.naming import Naming, zone_of
 from meshq_sidecar.once import LEASE_MARGIN, OncePerKey
 from meshq_sidecar.outbound import Outbound
+from meshq_sidecar.own_policy import OwnPolicy
 from meshq_sidecar.passthrough import PassThrough
+from meshq_sidecar.place import Place
 from meshq_sidecar.requests import Requests
 from meshq_sidecar.results import Results
+from meshq_sidecar.self_api import SelfApi
 from meshq_sidecar.settling import Settler
 from meshq_sidecar.spooling import SpoolForwarder
+from meshq_sidecar.status import Parts, Status
 from meshq_sidecar.subscriptions import Subscriptions
 from meshq_sidecar.subscriptions_api import SubscriptionsApi
-from meshq_sidecar.work import Source, Work
+from meshq_sidecar.work import Work
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +62,7 @@ LAST_ANSWERS = 1.0
 """Seconds at the least for the answers that this app still waits for when the sidecar stops."""
 LEAVE_TIMEOUT = 0.5
 """Seconds for telling the registry; the mesh finds out by itself if it takes longer."""
-MOST_PREFETCH = 500
+TOO_MANY_REQUESTS = 429
 
 
 class Sidecar:
@@ -73,21 +82,42 @@ class Sidecar:
         self._topics = tuple(names.topic(settings.service, major) for major in settings.majors)
         self._proves = broker.user == settings.service
 
-        self.membership = Membership(registry, clock, self._instance(), self._load, lambda: None)
-        self.health = Health(self._probe, self._on_health)
+        self._place = Place(
+            settings,
+            registry,
+            clock,
+            _picture_file(settings),
+            start=self._consume,
+            stop=self._consume_none,
+            drain=lambda: self._drain.begin(),
+            load=self._load,
+            usage=lambda: self.caller.usage,
+        )
+        self.pictures = self._place.pictures
+        self.membership = self._place.membership
+        self.health = Health(self._probe, self._on_health, lambda less: self._easing.ease(less))
+        self._make_naming()
         self._make_outgoing()
         self._make_incoming()
         self._make_interface()
 
         self._was_publishing = False
         broker.on_state(self._count_reconnects)
-        self._gauges()
+        self._status.measure(self._metrics)
 
     # --- the parts ----------------------------------------------------------------------------------------------------------
 
+    def _make_naming(self) -> None:
+        settings, resolv_conf = self.settings, system_resolv_conf()
+        zone = zone_of(settings, resolv_conf.search, v6=has_ipv6_loopback())
+        self._naming = Naming(zone, lambda: self.pictures.picture)
+        self._resolvers = upstream(resolv_conf.servers, settings.dns_port)
+        forwarder = Forwarder([(server, DNS_PORT) for server in self._resolvers], self._clock)
+        self._name_server = DnsServer(self._naming.names, forwarder)
+
     def _make_outgoing(self) -> None:
         settings, broker, clock, metrics = self.settings, self._broker, self._clock, self._metrics
-        self._backlog = Backlog(broker)
+        self._backlog = Backlog(broker, self._backlog_limit)
         self._requests = Requests(self._store, settings.service)
         self.spool = None if settings.spool_dir is None else DiskSpool(settings.spool_dir, settings.spool_limit, clock)
         self._forwarder = (
@@ -96,13 +126,13 @@ class Sidecar:
             else SpoolForwarder(self.spool, broker, clock, metrics, self._own_topic, str(self._identity))
         )
         self.caller = Caller(
-            broker, clock, metrics, lambda: self.membership.picture, settings.service, settings.instance, self._backlog
+            broker, clock, metrics, lambda: self.pictures.picture, settings.service, settings.instance, self._backlog
         )
         self.sender = Sender(
             broker,
             clock,
             metrics,
-            lambda: self.membership.picture,
+            lambda: self.pictures.picture,
             settings.service,
             self.caller,
             self._tasks,
@@ -117,12 +147,13 @@ class Sidecar:
         settings, broker, clock, metrics = self.settings, self._broker, self._clock, self._metrics
         most = settings.app_concurrency
         self._app = Client(APP_HOST, settings.app_port or 0, max_response=settings.max_body, max_connections=most)
-        local = LocalApp(
-            self._app, clock, metrics, Gate(most), settings.api_token, settings.app_timeout, self.health.refused
-        )
+        gate = Gate(most)
+        local = LocalApp(self._app, clock, metrics, gate, settings.api_token, settings.app_timeout, self.health.refused)
+        policy = OwnPolicy(self._own_policy, settings.retry, proves=self._proves)
         self._once = OncePerKey(self._store, clock, metrics, str(self._identity), settings.app_timeout + LEASE_MARGIN)
-        settler = Settler(broker, clock, metrics, str(self._identity), lambda: self.work.check_idle())
-        prefetch = min(MOST_PREFETCH, 4 * most)
+        settler = Settler(
+            broker, clock, metrics, str(self._identity), lambda: self.work.check_idle(), self.caller.denial
+        )
         self.inbound = Inbound(
             broker,
             local,
@@ -130,8 +161,8 @@ class Sidecar:
             metrics,
             self._identity,
             self._topics,
-            prefetch,
-            settings.retry.attempts,
+            prefetch_of(most),
+            policy,
             settler,
             self._once,
         )
@@ -145,8 +176,8 @@ class Sidecar:
             clock,
             metrics,
             self._identity,
-            prefetch,
-            settings.retry,
+            prefetch_of(most),
+            policy,
             settler,
             self._once,
             self._store,
@@ -154,20 +185,57 @@ class Sidecar:
             self.inbound.take,
             random.random,
         )
+        self._easing = Easing(most, Capacity(gate, self.inbound, self.work, most).set)
         self._subscriptions = Subscriptions(broker, self._store, clock, self.work, self._own_topic, settings.instance)
-        self._drain = Drain(self.inbound, self.work, lambda: self.membership.set_state(State.DRAINING))
+        self._drain = Drain(self.inbound, self.work, lambda: self._place.duty.note(draining=True))
 
     def _make_interface(self) -> None:
         settings = self.settings
-        self._subscriptions_api = SubscriptionsApi(self._subscriptions, listens=settings.app_port is not None)
-        handlers = Handlers(
-            self._requests.handle,
-            Publishing(self.sender.publish, self._clock, self._metrics, settings.service).handle,
-            self._subscriptions_api.handle,
-            self._drain.handle,
-            self._drain.handle_wait,
+        self._listening = Listening(
+            Server(HttpLimits(max_body=settings.max_body)), Server(HttpLimits(max_body=1)), self._name_server
         )
-        api = Api(lambda: self.membership.picture, self._about_self, handlers, has_token=bool(settings.api_token))
+        self._status = Status(
+            Parts(
+                settings=settings,
+                topics=self._topics,
+                proves=self._proves,
+                broker=self._broker,
+                caller=self.caller,
+                sender=self.sender,
+                drain=self._drain,
+                health=self.health,
+                inbound=self.inbound,
+                work=self.work,
+                place=self._place,
+                load=self._load,
+                subscriptions=self._subscriptions,
+                spool=self.spool,
+                lost=lambda: 0 if self.spool is None else len(self.spool.losses),
+                dns=self._about_names,
+                dns_queries=lambda: self._name_server.counts,
+            )
+        )
+        self._subscriptions_api = SubscriptionsApi(self._subscriptions, listens=settings.app_port is not None)
+        own = SelfApi(
+            self._status.as_json,
+            self._place.pauses,
+            lambda: self.membership.instance.metadata,
+            self.membership.describe,
+            self._easing.limit,
+            settings.instance,
+        )
+        handlers = Handlers(
+            requests=self._requests.handle,
+            publish=Publishing(self.sender.publish, self._clock, self._metrics, settings.service).handle,
+            subscriptions=self._subscriptions_api.handle,
+            services=self._place.services.handle,
+            self_=own.handle,
+            pause=own.handle_pause,
+            resume=own.handle_resume,
+            drain=self._drain.handle,
+            drain_wait=self._drain.handle_wait,
+        )
+        api = Api(handlers, has_token=bool(settings.api_token))
         self._passthrough = PassThrough(lambda ip, port: Client(ip, port, max_response=settings.max_body))
         self._outbound = Outbound(
             self.caller,
@@ -178,9 +246,9 @@ class Sidecar:
             token=settings.api_token,
             intercept=settings.intercept,
             passthrough=settings.passthrough,
+            captured=self._naming.captured,
         )
-        self._admin = Admin(self._checks, self._metrics.render, CONTENT_TYPE)
-        self._listening = Listening(Server(HttpLimits(max_body=settings.max_body)), Server(HttpLimits(max_body=1)))
+        self._admin = Admin(self._status.checks, self._metrics.render, CONTENT_TYPE)
 
     # --- life ---------------------------------------------------------------------------------------------------------------
 
@@ -188,24 +256,20 @@ class Sidecar:
         """Listen first: a port that is taken is found before anything was told to anybody. Raises PortTaken."""
         settings = self.settings
         await self._listening.open(settings, self._outbound, self._admin)
-        for name in NOT_YET:
-            if getattr(settings, name):
-                logger.warning("MESHQ_%s is set, but this version does not serve it yet", name.upper())
+        self._naming.say_what_is_missing(settings, self._resolvers)
         await self._declare()
         await self._registry.open()
         await self._store.open()
-        self._tasks.start(self.membership.keep(), "keep the registration")
-        self._tasks.start(self.membership.follow(), "follow the registry")
+        await self._place.open(self._tasks)
         self._tasks.start(self._backlog.watch(), "look at what waits")
         await self._broker.open()
         await self._subscriptions.open(settings.subscribe, settings.log_events)
         if settings.app_port is not None:
             self._tasks.start(self.health.run(), "probe the app")
-        else:
-            self.membership.set_state(State.READY)
         logger.info(
-            "%s %s as %s: apps on port %d, admin on %d",
-            settings.service, settings.service_version, settings.instance, settings.port, settings.admin_port,
+            "%s %s as %s: apps on port %d, admin on %d, DNS on %d",
+            settings.service, settings.service_version, settings.instance,
+            settings.port, settings.admin_port, settings.dns_port,
         )  # fmt: skip
 
     async def _declare(self) -> None:
@@ -233,6 +297,7 @@ class Sidecar:
         loop = asyncio.get_running_loop()
         until = loop.time() + self.settings.drain_timeout
         self._drain.begin()
+        self._place.services.close()
         if not await self._drain.wait(self.settings.drain_timeout):
             logger.warning("%d requests still at the app after MESHQ_DRAIN_TIMEOUT", self._drain.in_flight)
         await self._listening.close_to_the_app(max(LAST_ANSWERS, until - loop.time()))
@@ -248,6 +313,7 @@ class Sidecar:
         await self._subscriptions_api.close()
         await self._subscriptions.close()
         await self._tasks.close()
+        await self._place.close()
         await self._passthrough.close()
         await self._app.close()
         await self._work_closed()
@@ -265,103 +331,55 @@ class Sidecar:
 
     # --- what the parts ask of each other -----------------------------------------------------------------------------------
 
-    async def _probe(self) -> str:
+    def _own_policy(self) -> Policy | None:
+        return self.pictures.picture.policies.get(self.settings.service)
+
+    def _backlog_limit(self, service: str) -> int | None:
+        policy = self.pictures.picture.policies.get(service)
+        return None if policy is None else policy.backlog_limit
+
+    async def _probe(self) -> Probed:
         port = self.settings.app_port
         assert port is not None
-        return (await probe(APP_HOST, port, self.settings.app_health, PROBE_TIMEOUT)).detail
+        found = await probe(APP_HOST, port, self.settings.app_health, PROBE_TIMEOUT)
+        return Probed(wants_less=True) if found.status == TOO_MANY_REQUESTS else Probed(found.detail)
 
     def _on_health(self, well: bool, reason: str) -> None:
-        if self._drain.begun:
-            return
         if well:
             logger.info("the app on port %d is ready", self.settings.app_port)
-            self.membership.set_state(State.READY)
-            self.inbound.resume()
-            self.work.resume()
         else:
             logger.warning("the app is not ready: %s; messages stay in the queue", reason)
-            self.membership.set_state(State.UNHEALTHY)
-            self.inbound.pause()
-            self.work.pause()
+        self._place.duty.note(well=well, ever_well=self.health.ever_well)
 
-    def _instance(self) -> Instance:
-        identity = self._identity
-        return Instance(
-            identity.service,
-            identity.instance,
-            identity.version,
-            self.settings.majors,
-            State.STARTING if self._topics else State.READY,
-            address=f"{socket.gethostname()}:{self.settings.port}",
-        )
+    def _consume(self) -> None:
+        self.inbound.resume()
+        self.work.resume()
+
+    def _consume_none(self) -> None:
+        self.inbound.pause()
+        self.work.pause()
 
     def _load(self) -> Load:
-        return Load(self._drain.in_flight, self.settings.app_concurrency if self._topics else 0)
+        return Load(self._drain.in_flight, self._easing.now if self._topics else 0)
 
-    def _checks(self) -> dict[str, str]:
-        """What /readyz shows. Once the registry has answered, its absence does not count: the last picture serves."""
-        broker = self._broker.state
-        checks = {"broker": broker.fault or ("" if broker.publishing and broker.consuming else "connecting")}
-        checks["registry"] = "" if self.membership.pictured and not self.membership.fenced else self.membership.fault
-        if self._topics:
-            checks["app"] = "" if self.health.well else self.health.reason
-        if self._drain.begun:
-            checks["drain"] = "draining"
-        return checks
+    def _about_names(self) -> dict[str, Any]:
+        about = self._naming.as_json(self.settings.dns_port, self._resolvers)
+        return {**about, "fault": self._listening.without_names or "ok"}
 
-    def _about_self(self) -> dict[str, Any]:
-        instance = self.membership.instance
-        priorities, spool = self._broker.priorities, self.spool
-        return {
-            "service": instance.service,
-            "version": str(instance.version),
-            "instance": instance.id,
-            "state": instance.state.value,
-            "topics": list(self._topics),
-            "inFlight": self._drain.in_flight,
-            "capacity": self._load().capacity,
-            "pending": len(self.caller) + len(self.sender),
-            "checks": {name: fault or "ok" for name, fault in self._checks().items()},
-            "identity": "proved"
-            if self._proves
-            else "claimed: the broker's user is not named as the service, so nothing is proved",
-            "priorities": None if priorities is None else priorities.value,
-            "circuit": self.work.circuit.value,
-            "subscriptions": len(self._subscriptions),
-            "spool": None
-            if spool is None
-            else {"waiting": spool.waiting, "bytes": spool.bytes, "fault": spool.fault or "ok"},
-            "meshq": __version__,
-        }
+    @property
+    def fault(self) -> str:
+        """Why it, or its app, is not ready; "" when all is well."""
+        return next((fault for fault in self._status.checks().values() if fault), "")
 
     def _count_reconnects(self, state: BrokerState) -> None:
         if self._was_publishing and not state.publishing:
             self._metrics.count("broker_lost")
         self._was_publishing = state.publishing
 
-    def _gauges(self) -> None:
-        gauge = self._metrics.gauge
-        gauge("outbound_in_flight", "Calls of this app that wait for their answer", lambda: len(self.caller))
-        gauge("outbound_unconfirmed", "Durable messages that the broker has not confirmed", lambda: len(self.sender))
-        gauge("inbound_in_flight", "Messages at the app", lambda: self._drain.in_flight)
-        gauge("app_ready", "Whether the app is ready", lambda: float(self.health.well or not self._topics))
-        gauge("circuit_open", "Whether the app is given no durable messages", self._circuit_open)
-        gauge("broker_publishing", "Whether messages can be published", lambda: float(self._broker.state.publishing))
-        gauge("broker_consuming", "Whether messages can be consumed", lambda: float(self._broker.state.consuming))
-        gauge("consumers", "Queues consumed", self._consumers)
-        gauge("registry_instances", "Instances in the picture", lambda: self.membership.picture.instance_count)
-        gauge("registry_stale", "Whether the picture may be old", lambda: float(bool(self.membership.fault)))
-        spool = self.spool
-        if spool is not None:
-            gauge("spool_messages", "Messages on this disk that the broker has not yet", lambda: spool.waiting)
-            gauge("spool_bytes", "Bytes that the spool takes on the disk", lambda: spool.bytes)
-            gauge("spool_lost", "Messages lost to a damaged disk", lambda: len(spool.losses))
-        self._metrics.info(
-            version=__version__, service=self.settings.service, service_version=str(self.settings.service_version)
-        )
 
-    def _circuit_open(self) -> float:
-        return float(self.work.circuit is not Circuit.CLOSED)
-
-    def _consumers(self) -> float:
-        return (len(self._topics) if self.inbound.consuming else 0) + self.work.consuming
+def _picture_file(settings: Settings) -> PictureFile | None:
+    """None for a registry inside this process, which keeps its own, and where no folder is known."""
+    folder = settings.spool_dir or cache_folder(os.environ)
+    if settings.registry_url == "embedded:" or folder is None:
+        return None
+    return PictureFile(folder, settings.registry_url, settings.mesh, private=settings.spool_dir is None)

@@ -18,6 +18,11 @@ class Gate:
         self._pulls: deque[Pull] = deque()
         self._filling = False
 
+    def set_limit(self, limit: int) -> None:
+        """From now on. What has begun beyond a lower one goes on; 0: nothing more begins."""
+        self._limit = limit
+        self.fill()
+
     @property
     def free(self) -> bool:
         return self.in_flight < self._limit

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from meshq.core.message import Request
-from meshq.core.names import Version
+from meshq.core.names import OPERATOR, Version
 
 
 class Identity(NamedTuple):
@@ -29,9 +29,10 @@ class Sender(NamedTuple):
 
 def sender_of(request: Request, user: str, own_service: str, proves: bool) -> Sender:
     """By the broker's word for who published the message (`user`), or, in one that our own service gave back or retried, by what
-    it had found. `proves`: every service has a broker user of its own name."""
+    it had found; so also where an operator brought back what our own service had buried (core/dead_replay.py). `proves`: every
+    service has a broker user of its own name."""
     if user and user == request.caller:
         return Sender(user, True)
-    if request.proved_caller and proves and user == own_service:
+    if request.proved_caller and proves and user in (own_service, OPERATOR):
         return Sender(request.proved_caller, True)
     return Sender(request.caller, False)

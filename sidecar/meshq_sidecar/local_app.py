@@ -69,6 +69,8 @@ class LocalApp:
             added.append((b"Meshq-Caller" if sender.proved else b"Meshq-Caller-Claimed", sender.name.encode()))
         if request.deadline_ms is not None:
             added.append((b"Meshq-Deadline", b"%d" % request.deadline_ms))
+        if request.mirrored:
+            added.append((b"Meshq-Mirror", b"1"))
         if request.key:
             added.append((b"Meshq-Key", request.key.encode()))
         # The sender's sidecar has done this; but here stands what anyone wrote who may publish to us.

@@ -1,88 +1,111 @@
-"""This instance's place in the registry, and the registry's picture of everybody's.
+"""This instance's place in the registry: registered, renewed, and told at once of what changes.
 
-Two loops that wait for nothing else and that nothing waits for: one registers and renews, the other follows the picture. The
-sidecar is the authority on itself: whenever the registry does not know it, it registers again.
+The sidecar is the authority on itself. Whenever the registry does not know it, it registers again, with all that it is: its
+state, its own pause, and what an operator had ordered. Nothing waits for any of this; one call is on its way at a time.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from meshq.core.instances import EMPTY, RENEW_EVERY, TTL_MS, Instance, Load, Snapshot, State, carried_over
+from meshq.core.buckets import Bucket
+from meshq.core.instances import RENEW_EVERY, Instance, Load, Orders, Pause, State
+from meshq.core.usage import Usage
 from meshq.ports import Clock, Fenced, Registry, RegistryAway
+from meshq_sidecar.pausing import Held
 
 logger = logging.getLogger(__name__)
 
-AWAY_BACKOFF = 1.0
-WAIT_FOR_CHANGE = 5.0
-SNAPSHOT_EVERY = 60.0
-"""Seconds after which the whole picture is taken again even if nothing is said to have changed."""
-RETURN_WITHIN = TTL_MS / 1000
-"""Seconds after an absence of the registry, or a loss of its data, in which those it knew may still be missing there: each
-registers again as soon as it notices. Until then they are kept in the picture, so that no call to them is refused."""
-SNAPSHOT_GAP = 0.05
-"""Seconds between snapshots at the least, however fast things change: at most 20 a second."""
+AWAY_FIRST, AWAY_MOST = 0.5, 4.0
+"""Seconds until a registry that is away is told again, twice as long each time, and +-50 % each: below a renewal's time at the
+end, so that everybody is back within two of them."""
+REGISTER_A_SECOND, REGISTER_AT_ONCE = 1.0, 2
+"""However often the registry forgets this instance."""
 
 
 class Membership:
+    """`load` is asked for with every renewal; `usage` for what this service sends to; `fenced_off` is called when another process
+    took this id."""
+
     def __init__(
         self,
         registry: Registry,
         clock: Clock,
         instance: Instance,
         load: Callable[[], Load],
-        on_picture: Callable[[], None],
+        usage: Callable[[], Usage],
+        fenced_off: Callable[[], None],
     ) -> None:
-        self.picture: Snapshot = EMPTY
         self.fault = "the registry was not reached yet"
-        """Why the picture may be old; "" when it is not."""
+        """Why this instance is not registered; "" when it is."""
         self.fenced = False
+        self.generation: int | None = None
+        """None while it is not registered."""
         self._registry = registry
         self._clock = clock
-        self._instance = instance
+        self._wanted = instance
+        """What the registry is to know. Without the pause, which is told by what is left of it."""
+        self._pause: Held | None = None
         self._load = load
-        self._on_picture = on_picture
-        self._generation: int | None = None
-        self._told: State | None = None
+        self._usage = usage
+        self._fenced_off = fenced_off
+        self._told: tuple[State, Held | None, Mapping[str, str]] = (instance.state, None, instance.metadata)
         self._changed = asyncio.Event()
-        self._before: Snapshot | None = None
-        """The last picture before the registry was away or lost data; None once everybody has had time to return."""
-        self._before_until = 0.0
-
-    @property
-    def state(self) -> State:
-        return self._instance.state
+        self._one_at_a_time = asyncio.Lock()
+        self._leaving = False
+        self._registrations = Bucket(REGISTER_A_SECOND, REGISTER_AT_ONCE)
 
     @property
     def instance(self) -> Instance:
-        return self._instance
+        return self._wanted
 
-    @property
-    def pictured(self) -> bool:
-        return self.picture is not EMPTY
+    # --- what is to be known -------------------------------------------------------------------------------------------------
+
+    def found_at(self, address: str, endpoints: Mapping[str, str]) -> None:
+        """Before it registers for the first time."""
+        self._wanted = replace(self._wanted, address=address, endpoints=endpoints)
 
     def set_state(self, state: State) -> None:
-        if state is not self._instance.state:
-            self._instance = replace(self._instance, state=state)
+        self._want(replace(self._wanted, state=state))
+
+    def describe(self, metadata: Mapping[str, str]) -> None:
+        self._want(replace(self._wanted, metadata=metadata))
+
+    def set_pause(self, held: Held | None) -> None:
+        """Its own."""
+        if held != self._pause:
+            self._pause = held
             self._changed.set()
 
+    def ordered(self, orders: Orders) -> None:
+        """What an operator wants, as the registry said last: for when it forgets."""
+        self._wanted = replace(self._wanted, orders=orders)
+
+    def _want(self, wanted: Instance) -> None:
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._changed.set()
+
+    # --- telling it ----------------------------------------------------------------------------------------------------------
+
     async def keep(self) -> None:
-        """Register, renew, tell state changes; until cancelled, or for ever fenced."""
-        while not self.fenced:
+        """Register, renew, tell changes; until cancelled, fenced or gone."""
+        wait = AWAY_FIRST
+        while not self.fenced and not self._leaving:
             self._changed.clear()
             try:
-                await self._renew()
+                async with self._one_at_a_time:
+                    await self._tell()
+                self.fault, wait = "", AWAY_FIRST
             except RegistryAway as away:
-                self._say(str(away))
-                await asyncio.sleep(AWAY_BACKOFF * random.uniform(0.5, 1.5))
+                self.fault = str(away)
+                await asyncio.sleep(wait * random.uniform(0.5, 1.5))
+                wait = min(2 * wait, AWAY_MOST)
                 continue
             except Fenced:
-                self._say(
-                    f"another process registered as {self._instance.id} after this one: give each its own MESHQ_INSTANCE, or none"
-                )
-                self.fenced = True
+                self._become_fenced()
                 return
             try:
                 async with asyncio.timeout(RENEW_EVERY * random.uniform(0.9, 1.1)):
@@ -90,72 +113,69 @@ class Membership:
             except TimeoutError:
                 pass
 
-    async def follow(self) -> None:
-        """Keep `picture` up to date; until cancelled."""
-        while True:
-            try:
-                self._see(await self._registry.snapshot())
-                self._say("")
-                self._on_picture()
-                await self._wait_for_change()
-            except RegistryAway as away:
-                self._say(str(away))
-                self._remember()
-                self.picture = replace(self.picture, stale=True) if self.pictured else EMPTY
-                await asyncio.sleep(AWAY_BACKOFF * random.uniform(0.5, 1.5))
-
-    def _see(self, seen: Snapshot) -> None:
-        if seen.revision < self.picture.revision:  # it lost data
-            self._remember()
-        if self._before is not None and self._clock.monotonic() >= self._before_until:
-            self._before = None
-        self.picture = seen if self._before is None else carried_over(self._before, seen)
-
-    def _remember(self) -> None:
-        """Keep the present picture until those in it have had time to register again."""
-        if self.pictured:
-            self._before = self.picture
-            self._before_until = self._clock.monotonic() + RETURN_WITHIN
-
     async def leave(self) -> None:
-        """Say goodbye, if the registry listens."""
-        if self._generation is not None and not self.fenced:
+        """Say goodbye, if the registry listens; what is on its way goes before. It does not register again."""
+        self._leaving = True
+        async with self._one_at_a_time:
+            if self.generation is None or self.fenced:
+                return
             try:
-                await self._registry.deregister(self._instance.service, self._instance.id, self._generation)
+                await self._registry.deregister(self._wanted.service, self._wanted.id, self.generation)
             except (RegistryAway, Fenced) as error:
                 logger.info("not deregistered: %s", error)
 
-    async def _renew(self) -> None:
-        instance = replace(self._instance, load=self._load())
-        if self._generation is None:
-            self._generation = await self._registry.register(instance)
-            self._told = instance.state
-        if self._told is not instance.state:
-            await self._registry.set_state(instance.service, instance.id, self._generation, instance.state)
-            self._told = instance.state
-        renewal = await self._registry.renew(instance.service, instance.id, self._generation, instance.load)
-        if renewal is None:  # it lost its data: begin again at once
-            self._generation = None
+    async def _tell(self) -> None:
+        if self._leaving:
+            return
+        generation = self.generation
+        if generation is None:
+            generation = await self._register()
+        await self._tell_changes(generation)
+        renewal = await self._registry.renew(self._wanted.service, self._wanted.id, generation, self._load())
+        if renewal is None:  # it lost its data, or gave this instance up: begin again at once
+            self.generation = None
             self._changed.set()
             return
         self._clock.learn(renewal.now_ms)
+        await self._tell_used()
 
-    async def _wait_for_change(self) -> None:
-        loop = asyncio.get_running_loop()
-        most = SNAPSHOT_EVERY * random.uniform(0.8, 1.2)
-        if self._before is not None:
-            most = min(most, self._before_until - self._clock.monotonic())
-        until = loop.time() + most
-        await asyncio.sleep(SNAPSHOT_GAP)
-        while (left := until - loop.time()) > 0:
-            revision = await self._registry.changed(self.picture.revision, min(WAIT_FOR_CHANGE, left))
-            if revision != self.picture.revision:
-                return
+    async def _register(self) -> int:
+        await asyncio.sleep(self._registrations.take(self._clock.monotonic()))
+        wanted, pause = self._wanted, self._pause
+        # By whose clock it ends is settled when the registry's is known: `_tell_changes` says what is left of it.
+        known = replace(wanted, load=self._load(), pause=None if pause is None else Pause(pause.reason))
+        generation = self.generation = await self._registry.register(known)
+        endless = None if pause is None else Held(pause.reason, None)
+        self._told = (wanted.state, endless, wanted.metadata)
+        return generation
 
-    def _say(self, fault: str) -> None:
-        if fault and fault != self.fault:
-            logger.warning("%s; the last known picture serves", fault)
-        elif self.fault and not fault:
-            logger.info("the registry answers: %d services known", len(self.picture.services))
-        if not self.fenced:  # that one stays: nothing here ends it
-            self.fault = fault
+    async def _tell_changes(self, generation: int) -> None:
+        registry, wanted = self._registry, self._wanted
+        pause, (state, told_pause, metadata) = self._pause, self._told
+        if state is not wanted.state:
+            await registry.set_state(wanted.service, wanted.id, generation, wanted.state)
+        if told_pause != pause:
+            if pause is None:
+                await registry.resume(wanted.service, wanted.id, generation)
+            else:
+                left_ms = None if pause.ends is None else max(1, round((pause.ends - self._clock.monotonic()) * 1000))
+                await registry.pause(wanted.service, wanted.id, pause.reason, left_ms, generation)
+        if metadata != wanted.metadata:
+            await registry.describe(wanted.service, wanted.id, generation, wanted.metadata)
+        self._told = (wanted.state, pause, wanted.metadata)
+
+    async def _tell_used(self) -> None:
+        usage, now = self._usage(), self._clock.monotonic()
+        topics = usage.due(now)
+        if topics:
+            await self._registry.called(self._wanted.service, topics)
+            usage.tell(topics, now)
+
+    def _become_fenced(self) -> None:
+        self.fault = (
+            f"another process registered as {self._wanted.id} after this one, which takes no messages any more: "
+            "give each its own MESHQ_INSTANCE, or none"
+        )
+        logger.error("%s", self.fault)
+        self.fenced = True
+        self._fenced_off()

@@ -18,7 +18,7 @@ from itertools import count
 from typing import NamedTuple
 from uuid import uuid4
 
-from meshq.core.http import HttpResponse, header
+from meshq.core.http import Failed, HttpResponse, header
 from meshq.core.message import DecodeError, Request
 from meshq.core.names import parse_topic
 from meshq.core.once import WINDOW, decode_answer, digest, encode_answer, final, scope
@@ -70,6 +70,10 @@ class NotKept(NamedTuple):
 
     status: int
     """0: what was kept cannot be read."""
+
+    @property
+    def detail(self) -> str:
+        return f"this key was handled and answered {self.status}; the answer was too large to be kept"
 
 
 class Reused(NamedTuple):
@@ -134,14 +138,17 @@ class OncePerKey:
         self._tasks.start(self._ask(token, verdict, given_up), f"ask about the key of {request.id}")
         return given_up.set
 
-    def finish(self, token: Token, response: HttpResponse, then: Callable[[], None] = lambda: None) -> None:
-        """It was handled. An answer that ends the key is stored, after another one the key is free. `then` is called once,
-        later: when that is done, or when the store turned out to be away (it goes on trying then)."""
-        if not final(response.status):
+    def finish(self, token: Token, outcome: HttpResponse | Failed, then: Callable[[], None] = lambda: None) -> None:
+        """It was handled. An answer that ends the key is stored, of one that came too large its status; after another one the key
+        is free. `then` is called once, later: when that is done, or when the store turned out to be away (it goes on trying then)."""
+        status = outcome.status
+        if status is None or not final(status):
             self.release(token, then)
             return
-        answer = encode_answer(token.ident, response, self._owner, token.attempt)
-        done = partial(self._store.done, token.service, token.scope, token.owner, answer, response.status, self._window)
+        answer = b""
+        if isinstance(outcome, HttpResponse):
+            answer = encode_answer(token.ident, outcome, self._owner, token.attempt)
+        done = partial(self._store.done, token.service, token.scope, token.owner, answer, status, self._window)
         self._settle(token, done, then)
 
     def release(self, token: Token, then: Callable[[], None] = lambda: None) -> None:

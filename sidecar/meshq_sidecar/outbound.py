@@ -10,6 +10,7 @@ from meshq.core.callreq import PATH_PREFIX, read_call, split_path
 from meshq.core.errors import Code, Problem, Refused, refuse
 from meshq.core.headers import Carried, carry
 from meshq.core.hosts import Whose, is_foreign, read_host
+from meshq.core.names import bare_host
 from meshq.core.selectors import Address
 from meshq.ports import Exchange
 from meshq.sending import Sender
@@ -18,6 +19,8 @@ Api = Callable[[Exchange, Carried, bytes], None]
 """Answers what is under /v1/ besides calls: what `carry` made of the fields, and the target. May raise Refused."""
 Forward = Callable[[Exchange, str, int, bytes], None]
 """Answers from a host outside the mesh: host, port, origin-form target."""
+Captured = Callable[[str], str | None]
+"""From a host name outside the mesh's domain (lower case) to the service that is called so all the same (MESHQ_DNS_CAPTURE)."""
 
 
 class Route:
@@ -30,7 +33,8 @@ class Route:
 
 
 class Outbound:
-    """`handle` is for port 3600, `handle_intercepted` for the ports of MESHQ_INTERCEPT."""
+    """`handle` is for port 3600, `handle_intercepted` for the ports of MESHQ_INTERCEPT, `handle_named` for those of
+    MESHQ_HOST_PORTS."""
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class Outbound:
         token: str,
         intercept: Mapping[int, Address],
         passthrough: tuple[str, ...],
+        captured: Captured = lambda host: None,
     ) -> None:
         self._caller = caller
         self._sender = sender
@@ -52,6 +57,7 @@ class Outbound:
         self._token = token.encode()
         self._intercept = dict(intercept)
         self._passthrough = frozenset(passthrough)
+        self._captured = captured
         # The same few hosts and origins come again and again.
         self._read_host = lru_cache(maxsize=1024)(read_host)
         self._is_foreign = lru_cache(maxsize=1024)(is_foreign)
@@ -79,6 +85,27 @@ class Outbound:
 
         return handle
 
+    def handle_named(self, exchange: Exchange) -> None:
+        """By Host alone: only names of services are served here, never this sidecar's own API. Nothing needs a token, because
+        these are an unmodified app's own URLs; a page from elsewhere may not call all the same."""
+        request = exchange.request
+        try:
+            if request.method == b"CONNECT":
+                raise refuse(Code.MISDIRECTED, "CONNECT is not served: the mesh carries HTTP requests, not connections")
+            carried = carry(request.headers)
+            self._check_origin(carried)
+            target, host = request.target, carried.noted.get(b"host", b"").decode("latin-1")
+            if not target.startswith(b"/") and target != b"*":
+                host, target = _authority(target), _origin_form(target)
+            whose = self._whose(host)
+            if not isinstance(whose, Address):
+                raise refuse(
+                    Code.MISDIRECTED, f"{_shown(host)} is not a host of the mesh: use a name under .{self._domain}"
+                )
+            self._call(exchange, carried, whose, target, None, Route.HOST)
+        except Refused as refused:
+            exchange.respond(refused.problem.as_response())
+
     def _handle(self, exchange: Exchange) -> None:
         request = exchange.request
         target = request.target
@@ -93,7 +120,7 @@ class Outbound:
 
     def _by_host(self, exchange: Exchange, carried: Carried, target: bytes) -> None:
         host = carried.noted.get(b"host") or b"localhost"
-        whose = self._read_host(host.decode("latin-1"), self._domain)
+        whose = self._whose(host.decode("latin-1"))
         if isinstance(whose, Address):
             self._call(exchange, carried, whose, target, None, Route.HOST)
         elif whose is Whose.LOCAL:
@@ -101,7 +128,7 @@ class Outbound:
         else:
             raise refuse(
                 Code.MISDIRECTED,
-                f"{_shown(host)} is not a host of the mesh: use a name under .{self._domain}, or {PATH_PREFIX.decode()}<address>/",
+                f"{_shown(host.decode('latin-1'))} is not a host of the mesh: use a name under .{self._domain}, or {PATH_PREFIX.decode()}<address>/",
             )
 
     def _by_proxy(self, exchange: Exchange, carried: Carried, target: bytes) -> None:
@@ -116,7 +143,7 @@ class Outbound:
         if {name, f"{name}:{port}"} & self._passthrough:
             self._forward(exchange, name, port, _origin_form(target))
             return
-        whose = self._read_host(url.netloc, self._domain)
+        whose = self._whose(url.netloc)
         if isinstance(whose, Address):
             self._call(exchange, carried, whose, _origin_form(target), None, Route.PROXY)
         elif whose is Whose.LOCAL:
@@ -144,11 +171,27 @@ class Outbound:
 
     def _check_caller(self, carried: Carried) -> None:
         """Neither a web page from elsewhere nor somebody without the token may speak here (research, D.5)."""
-        origin = carried.noted.get(b"origin")
-        if origin is not None and self._is_foreign(origin.decode("latin-1"), self._domain):
-            raise Refused(Problem(Code.DENIED, f"a page of {_shown(origin)} may not call the sidecar"))
+        self._check_origin(carried)
         if self._token and not compare_digest(carried.control.get(b"meshq-token", b""), self._token):
             raise Refused(Problem(Code.DENIED, "MESHQ_API_TOKEN is set here: send it as Meshq-Token"))
+
+    def _check_origin(self, carried: Carried) -> None:
+        if (noted := carried.noted.get(b"origin")) is None:
+            return
+        origin = noted.decode("latin-1")
+        scheme, _, host = origin.partition("://")
+        if self._is_foreign(origin, self._domain) and not (scheme == "http" and self._named(host)):
+            raise Refused(Problem(Code.DENIED, f"a page of {_shown(origin)} may not call the sidecar"))
+
+    def _whose(self, host: str) -> Address | Whose:
+        """By a Host field. Raises Refused."""
+        whose = self._read_host(host, self._domain)
+        service = self._named(host) if whose is Whose.STRANGER else None
+        return whose if service is None else Address(service, None)
+
+    def _named(self, host: str) -> str | None:
+        name = bare_host(host)
+        return None if name is None else self._captured(name)
 
 
 def _origin_form(target: bytes) -> bytes:
@@ -159,5 +202,16 @@ def _origin_form(target: bytes) -> bytes:
     return path if path.startswith(b"/") else b"/" + path
 
 
-def _shown(value: bytes) -> str:
-    return repr(value[:100].decode("latin-1"))
+def _authority(target: bytes) -> str:
+    """`http://host:80/path` -> `host:80`. Raises Refused."""
+    try:
+        url = urlsplit(target.decode("latin-1"))
+    except ValueError as error:
+        raise refuse(Code.BAD_REQUEST, f"the target is not a URL: {error}") from error
+    if url.scheme != "http":
+        raise refuse(Code.MISDIRECTED, f"only http:// is served here, not {url.scheme[:20]}://")
+    return url.netloc
+
+
+def _shown(value: str) -> str:
+    return repr(value[:100])

@@ -39,8 +39,8 @@ async def _run(settings: Settings) -> int:
     try:
         name = f"meshq {settings.service} {settings.instance}"
         broker = choose.broker(settings.broker_url, name, settings.service, clock, tls)
-        registry = choose.registry(settings.registry_url, settings.mesh, clock)
-        store = choose.store(settings.registry_url, settings.mesh, clock)
+        registry = choose.registry(settings.registry_url, settings.mesh, clock, tls)
+        store = choose.store(settings.registry_url, settings.mesh, clock, tls)
         sidecar = Sidecar(settings, broker, registry, store, clock)
     except (ValueError, OSError, SpoolUnusable) as error:
         print(f"meshq-sidecar: {error}", file=sys.stderr)

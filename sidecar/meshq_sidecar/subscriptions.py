@@ -18,9 +18,9 @@ from meshq.core.subscriptions import Mode, Subscription, admission, declarations
 from meshq.core.topology import Topology
 from meshq.ports import Broker, BrokerState, Clock, Store
 from meshq.tasks import Tasks
+from meshq_sidecar.job import Source
 from meshq_sidecar.replay_reading import replay_of
 from meshq_sidecar.replaylog import Copier
-from meshq_sidecar.work import Source
 
 logger = logging.getLogger(__name__)
 

@@ -77,6 +77,7 @@ def sidecar(settings: Mapping[str, str]) -> Iterator[Sidecar]:
         "MESHQ_SERVICE_VERSION": "1.0.0",
         "MESHQ_PORT": str(port),
         "MESHQ_ADMIN_PORT": str(admin),
+        "MESHQ_DNS_PORT": str(free_port()),
     }
     process = subprocess.Popen([sys.executable, "-m", "meshq_sidecar"], env=env)
     try:

@@ -14,10 +14,10 @@ import pytest
 import uvloop
 
 from tests.contract.broker_rigs import BrokerRig, EmbeddedRig, RabbitRig
-from tests.contract.registry_rigs import EmbeddedRegistryRig, RedisRig, RegistryRig
-from tests.contract.store_rigs import EmbeddedStoreRig, RedisStoreRig, StoreRig
+from tests.contract.redis_rigs import RegistryOn, StoreOn, redis_rig
+from tests.contract.registry_rigs import EmbeddedRegistryRig, RegistryRig
+from tests.contract.store_rigs import EmbeddedStoreRig, StoreRig
 from tests.servers.rabbitmq import Cluster
-from tests.servers.redis import RedisDatabases
 
 TEST_SECONDS = 60
 
@@ -30,16 +30,18 @@ BROKERS = (
 CONTAINERS = ("rabbitmq4", "rabbitmq3")
 EACH_TIME = {"test_broker": CONTAINERS, "test_work": ("rabbitmq4",)}
 """What the suite of the port itself, and that of what is promised on it, run over each time; all suites do in `make contract`."""
-REGISTRIES = (
-    "embedded",
+REDISES = (
     pytest.param("redis", marks=pytest.mark.redis),
     pytest.param("redis8", marks=pytest.mark.docker),
+    # What differs there is run each time by test_redis_servers.py.
+    pytest.param("redis cluster", marks=[pytest.mark.redis, pytest.mark.long]),
+    pytest.param("redis sentinel", marks=[pytest.mark.redis, pytest.mark.long]),
 )
+REGISTRIES = ("embedded", *REDISES)
 STORES = (
     "embedded",
     "embedded on disk",
-    pytest.param("redis", marks=pytest.mark.redis),
-    pytest.param("redis8", marks=pytest.mark.docker),
+    *REDISES,
 )
 
 
@@ -70,10 +72,8 @@ def registries(request: pytest.FixtureRequest) -> Iterator[RegistryRig]:
     if request.param == "embedded":
         yield EmbeddedRegistryRig()
         return
-    server: RedisDatabases = request.getfixturevalue("redis_server" if request.param == "redis" else "redis8")
-    url = server.new_database()
-    yield RedisRig(url)
-    server.empty(url)
+    with redis_rig(request, request.param, RegistryOn) as rig:
+        yield rig
 
 
 @pytest.fixture(params=STORES)
@@ -81,10 +81,8 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreRig]
     if request.param.startswith("embedded"):
         yield EmbeddedStoreRig(tmp_path / "store.db" if request.param == "embedded on disk" else None)
         return
-    server: RedisDatabases = request.getfixturevalue("redis_server" if request.param == "redis" else "redis8")
-    url = server.new_database()
-    yield RedisStoreRig(url)
-    server.empty(url)
+    with redis_rig(request, request.param, StoreOn) as rig:
+        yield rig
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, Self
 from meshq.adapters.clock import SystemClock
 from meshq.adapters.embedded_store import EmbeddedStoreHub
 from meshq.core import names, topology
-from meshq.core.delivery import Retry
 from meshq.core.events import parse_event
 from meshq.core.headers import carry
 from meshq.core.http import Failed, Headers, HttpRequest, HttpResponse
 from meshq.core.names import parse_version
+from meshq.core.policy import Retry
 from meshq.core.subscription_parsing import parse
 from meshq.core.subscriptions import Subscription
 from meshq.ports import Broker, Store
@@ -23,6 +23,7 @@ from meshq_sidecar.gate import Gate
 from meshq_sidecar.identity import Identity
 from meshq_sidecar.local_app import LocalApp
 from meshq_sidecar.once import OncePerKey
+from meshq_sidecar.own_policy import OwnPolicy
 from meshq_sidecar.settling import Settler
 from meshq_sidecar.subscriptions import Subscriptions
 from meshq_sidecar.work import Work
@@ -98,7 +99,7 @@ class Member:
             self.metrics,
             identity,
             20,
-            Retry(3, (1.0,)),
+            OwnPolicy(lambda: None, Retry(3, (1.0,)), proves=broker.user == service),
             settler,
             once,
             store,

@@ -209,7 +209,7 @@ async def test_back_to_the_queue_that_it_came_from(rig: BrokerRig) -> None:
     ] * 3
     assert (changed.more, changed.missing, changed.fault) == (0, [], "")
     came = await inbox.count(3)
-    assert sorted(requests(came)) == [request(number, replays=1) for number in range(3)]
+    assert sorted(requests(came)) == [request(number, replays=1, proved_caller="shop") for number in range(3)]
     assert {each.reply_to for each in came} == {"shop.results"}
     assert await at.ids() == []
 
@@ -413,7 +413,7 @@ async def test_a_message_that_kills_whoever_has_it_is_dead_by_the_brokers_limit(
     at.client.subscribe(WORK, 10, inbox)
     await at.dead.replay(ORDERS, ALL, None)
     (came,) = await inbox.count(1)
-    assert requests([came]) == [request(1, replays=1)]
+    assert requests([came]) == [request(1, replays=1, proved_caller=at.client.user)]
     assert came.reply_to == "shop.results"
 
 

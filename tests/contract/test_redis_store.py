@@ -164,10 +164,9 @@ async def test_a_cancelled_caller_leaves_the_store_usable(stores: RedisStoreRig)
     assert await store.start("orders", ["last"]) == [True]
 
 
-@pytest.mark.parametrize("url", ["http://localhost", "redis+sentinel://a,b/main", "amqp://localhost"])
-def test_other_schemes_are_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="is not a scheme of the Redis store"):
-        RedisStore(url, "test")
+def test_other_schemes_are_refused() -> None:
+    with pytest.raises(ValueError, match="has no scheme of Redis"):
+        RedisStore("amqp://localhost", "test")
 
 
 # --- what Redis refuses -----------------------------------------------------------------------------------------------------
@@ -193,7 +192,10 @@ async def test_a_full_redis_refuses_what_is_new_and_serves_the_rest(fault_redis:
         assert await store.once("orders", "k", "d", "a", LONG) == NEW
         async with rig.redis() as client:
             await client.config_set("maxmemory", 1)
-            with pytest.raises(StoreAway, match=r"refuses: command not allowed when used memory > 'maxmemory'$"):
+            with pytest.raises(
+                StoreAway,
+                match=r"refuses: command not allowed when used memory > 'maxmemory'; it is full, raise its maxmemory$",
+            ):
                 await store.completed("shop", "r2", "orders", b"result", 200)
             assert await store.request("shop", "r") == RequestRecord(b"result", "orders")
             await store.free("orders", "k", "a")

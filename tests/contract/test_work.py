@@ -12,13 +12,13 @@ import pytest
 from meshq.adapters.clock import SystemClock
 from meshq.adapters.embedded_store import EmbeddedStoreHub
 from meshq.core import topology
-from meshq.core.delivery import Retry
 from meshq.core.http import Failed, Failure, HttpRequest, HttpResponse
 from meshq.core.message import DeadLetter, Fault, Request, Response, decode, encode
 from meshq.core.names import parse_version
+from meshq.core.policy import Retry
 from meshq.ports import Broker, Delivery, Publication, Published
 from meshq_sidecar.identity import Identity
-from meshq_sidecar.work import Source
+from meshq_sidecar.job import Source
 from tests.contract.broker_rigs import BrokerRig, Recorder, eventually, published
 from tests.receiver import TOPIC, Receiver
 
@@ -253,7 +253,7 @@ async def test_pauses_burn_no_attempt_however_often(rig: BrokerRig) -> None:
             if len(mesh.handled.seen) >= 2 * topology.BACKSTOP_DELIVERIES:
                 return HttpResponse(200, [])
             node.work.pause()
-            node.work._breaker.succeeded()
+            node.work._consuming.breaker.succeeded()
             asyncio.get_running_loop().call_later(0.02, node.work.resume)
             return Failed(Failure.REFUSED, "the app is not ready")
 

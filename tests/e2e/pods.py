@@ -87,9 +87,10 @@ class Sidecar:
 
     def __init__(self, service: str, settings: Mapping[str, str], log: Path) -> None:
         self.service = service
-        self.port, self.admin_port = free_port(), free_port()
-        ports = {"MESHQ_PORT": str(self.port), "MESHQ_ADMIN_PORT": str(self.admin_port), "MESHQ_SERVICE": service}
-        env = environment({"MESHQ_SERVICE_VERSION": "1.0.0", **settings, **ports})
+        self.port, self.admin_port, self.dns_port = free_port(), free_port(), free_port()
+        numbers = {"MESHQ_PORT": self.port, "MESHQ_ADMIN_PORT": self.admin_port, "MESHQ_DNS_PORT": self.dns_port}
+        ports = {name: str(port) for name, port in numbers.items()}
+        env = environment({"MESHQ_SERVICE_VERSION": "1.0.0", **settings, **ports, "MESHQ_SERVICE": service})
         self._process = ServerProcess([sys.executable, "-m", "meshq_sidecar"], log, env)
 
     def start(self) -> "Sidecar":
@@ -271,6 +272,7 @@ class Mesh:
             "MESHQ_REGISTRY_URL": registry_url,
             "MESHQ_LOG_FORMAT": "text",
             "MESHQ_DRAIN_TIMEOUT": "10s",
+            "XDG_CACHE_HOME": str(folder / "cache"),
         }
         self._apps: list[App] = []
         self._sidecars: list[Sidecar] = []

@@ -60,13 +60,14 @@ def on_rabbitmq(httpbin: int, request: pytest.FixtureRequest, folder: Path) -> I
 
 @contextmanager
 def on_embedded(httpbin: int, request: pytest.FixtureRequest, folder: Path) -> Iterator[Mesh]:
-    ports = [free_port() for _ in range(5)]
+    ports = [free_port() for _ in range(7)]
     both = {"MESHQ_BROKER_URL": "embedded:", "MESHQ_REGISTRY_URL": "embedded:"}
     caller = {
         "MESHQ_SERVICE": "caller",
         "MESHQ_SERVICE_VERSION": "1.0.0",
         "MESHQ_PORT": str(ports[0]),
         "MESHQ_ADMIN_PORT": str(ports[1]),
+        "MESHQ_DNS_PORT": str(ports[5]),
         "MESHQ_INTERCEPT": f"{ports[2]}=httpbin@0",
     }
     called = {
@@ -74,6 +75,7 @@ def on_embedded(httpbin: int, request: pytest.FixtureRequest, folder: Path) -> I
         "MESHQ_SERVICE_VERSION": VERSION,
         "MESHQ_PORT": str(ports[3]),
         "MESHQ_ADMIN_PORT": str(ports[4]),
+        "MESHQ_DNS_PORT": str(ports[6]),
         "MESHQ_APP_PORT": str(httpbin),
     }
     named = {f"CALLED_{name}": value for name, value in (both | called).items()}

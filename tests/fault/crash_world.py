@@ -16,21 +16,21 @@ from meshq.adapters.spool import DiskSpool
 from meshq.calling import Caller
 from meshq.core import topology
 from meshq.core.callreq import Call
-from meshq.core.delivery import Retry
 from meshq.core.headers import carry
 from meshq.core.http import Failed, HttpRequest, HttpResponse, header
 from meshq.core.instances import Service, Snapshot
 from meshq.core.message import DeadLetter, Fault, Response, decode
 from meshq.core.names import parse_version
+from meshq.core.policy import Retry
 from meshq.ports import Delivery, Publication, Published
 from meshq.sending import Sender
 from meshq.sending_events import Publishing
 from meshq.tasks import Tasks
 from meshq_sidecar.identity import Identity
+from meshq_sidecar.job import Source
 from meshq_sidecar.requests import Requests
 from meshq_sidecar.results import Results
 from meshq_sidecar.spooling import SpoolForwarder
-from meshq_sidecar.work import Source
 from tests.doubles import Counted
 from tests.mortal import Fuse, MortalBroker, MortalClient, MortalSpool, MortalStore
 from tests.receiver import Receiver

@@ -337,11 +337,13 @@ def test_a_url_that_cannot_be_does_not_show_its_password(url: str) -> None:
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("setting", ["MESHQ_PORT", "MESHQ_ADMIN_PORT", "MESHQ_INTERCEPT"])
+@pytest.mark.parametrize(
+    "setting", ["MESHQ_PORT", "MESHQ_ADMIN_PORT", "MESHQ_DNS_PORT", "MESHQ_INTERCEPT", "MESHQ_HOST_PORTS"]
+)
 def test_a_port_that_is_taken(setting: str) -> None:
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
-        free = {"MESHQ_PORT": str(free_port()), "MESHQ_ADMIN_PORT": str(free_port())}
+        free = {f"MESHQ_{name}PORT": str(free_port()) for name in ("", "ADMIN_", "DNS_")}
         ended = run_with({**GOOD, **free, setting: f"{port}=billing" if setting == "MESHQ_INTERCEPT" else str(port)})
     assert ended.returncode == 64
     assert str(port) in ended.stderr

@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from meshq.adapters.redis import version_order
+from meshq.adapters.redis_records import version_order
 from meshq.core.names import Version, parse_version
 
 numbers = st.integers(0, 12) | st.integers(0, 2**31 - 1)

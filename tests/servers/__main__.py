@@ -20,6 +20,7 @@ NEEDS: tuple[tuple[str, str, str, Callable[[], str | None]], ...] = (
 TOOLS: tuple[tuple[str, Callable[[], str | None]], ...] = (
     ("iptables", lambda: shutil.which("iptables")),
     ("libfaketime", faketime.library),
+    ("openssl", lambda: shutil.which("openssl")),
 )
 """Debian packages that single tests need, and where what they bring is found. Those tests fail without."""
 

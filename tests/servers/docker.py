@@ -83,6 +83,12 @@ class ContainerProcess:
     def stop(self) -> None:
         self.container.get_wrapped_container().stop(timeout=30)
 
+    def pause(self) -> None:
+        self.container.get_wrapped_container().pause()
+
+    def resume(self) -> None:
+        self.container.get_wrapped_container().unpause()
+
     def tail(self) -> str:
         return "".join(text.decode(errors="replace") for text in self.container.get_logs())[-2000:]
 

@@ -130,6 +130,13 @@ class ServerProcess:
             except subprocess.TimeoutExpired:
                 self.kill()
 
+    def pause(self) -> None:
+        """Freeze it: connections stay open, nothing answers."""
+        self.send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.send(signal.SIGCONT)
+
     def said(self, text: str) -> bool:
         """Whether its output since the last start contains `text`."""
         with self.log.open("rb") as log:

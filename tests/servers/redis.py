@@ -57,6 +57,8 @@ class Process(Protocol):
     def start(self) -> None: ...
     def kill(self) -> None: ...
     def stop(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
     def tail(self) -> str: ...
 
 
@@ -82,6 +84,13 @@ class RedisServer(RedisDatabases):
     def stop(self) -> None:
         """SIGTERM, gone when this returns."""
         self._process.stop()
+
+    def pause(self) -> None:
+        """Freeze it: connections stay open, nothing answers."""
+        self._process.pause()
+
+    def resume(self) -> None:
+        self._process.resume()
 
 
 def installed() -> str | None:

@@ -7,7 +7,7 @@ from typing import Self
 
 import pytest
 
-from meshq import calling
+from meshq import calling_holding, calling_waiting
 from meshq.adapters.clock import ManualClock
 from meshq.adapters.embedded_broker import EmbeddedHub
 from meshq.adapters.embedded_client import EmbeddedBroker
@@ -270,7 +270,7 @@ def test_a_caller_that_hangs_up_frees_its_place() -> None:
 
 
 def test_one_service_cannot_take_every_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calling, "MAX_PENDING", 6)
+    monkeypatch.setattr(calling_waiting, "MAX_PENDING", 6)
 
     async def test(world: World) -> None:
         await world.orders.declare(topology.service("billing.v1") + topology.service("stock.v1"))
@@ -294,7 +294,7 @@ def test_one_service_cannot_take_every_place(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_bodies_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calling, "MAX_PENDING_BYTES", 100)
+    monkeypatch.setattr(calling_waiting, "MAX_PENDING_BYTES", 100)
 
     async def test(world: World) -> None:
         world.ask(call(method="POST", body=b"x" * 60))
@@ -381,7 +381,7 @@ def test_when_sends_are_lost_what_is_safe_is_asked_again_and_the_rest_waits() ->
         await world.ask_one()
         to, unsafe = await world.ask_one(call(method="POST"))
         world.caller.on_sends_lost()
-        world.caller._on_broker_state()
+        world.caller._outgoing.on_broker_state()
         await until(lambda: len(world.taken) == 3)
         assert world.taken[2][1].method == "GET"
         world.reply(to, OK._replace(id=unsafe.id))
@@ -414,7 +414,7 @@ def test_calls_are_held_while_another_node_is_found(method: str) -> None:
 
 
 def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calling, "PATIENCE", 0.02)
+    monkeypatch.setattr(calling_holding, "PATIENCE", 0.02)
 
     async def test(world: World) -> None:
         world.broker.drop("cut by the test")
@@ -432,7 +432,7 @@ def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_patience_begins_anew_with_each_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calling, "PATIENCE", 0.02)
+    monkeypatch.setattr(calling_holding, "PATIENCE", 0.02)
 
     async def test(world: World) -> None:
         world.broker.drop("cut by the test")

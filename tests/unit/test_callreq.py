@@ -60,7 +60,7 @@ def test_what_a_call_is() -> None:
         b"/path",
         [(b"Host", b"orders.mesh"), TRACE, (b"X", b"1")],
         b"body",
-        DEFAULT_TIMEOUT_MS,
+        None,
         None,
         False,
     )

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from meshq import __version__
 from meshq.cli import reach, tables, writing
 from meshq.cli.main import app
+from meshq.control.tokens import Tokens
 from tests.e2e.dev_mesh import environment
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -28,7 +29,15 @@ run = CliRunner().invoke
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free_port: int) -> Path:
     """A folder without a dev mesh, an environment that names no mesh, and nobody on the usual port."""
-    for name in ("MESHQ_CONTROL_URL", "MESHQ_BROKER_URL", "MESHQ_REGISTRY_URL", "MESHQ_MANAGEMENT_URL", "MESHQ_MESH"):
+    for name in (
+        "MESHQ_CONTROL_URL",
+        "MESHQ_BROKER_URL",
+        "MESHQ_REGISTRY_URL",
+        "MESHQ_MANAGEMENT_URL",
+        "MESHQ_MESH",
+        "MESHQ_CONTROL_SECRET",
+        "MESHQ_API_TOKEN",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(reach, "USUAL", f"http://127.0.0.1:{free_port}")
     monkeypatch.chdir(tmp_path)
@@ -60,6 +69,24 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free_port: int) -> 
         ["queues", "extra"],
         ["dev", "--for", "5"],
         ["dev", "--control-port", "70000"],
+        ["pause"],
+        ["pause", ""],
+        ["pause", "host-a", "--for", "5"],
+        ["pause", "host-a", "--for", "0s"],
+        ["drain", "host-a", "--timeout", "soon"],
+        ["retire", "orders"],
+        ["retire", "orders@^1"],
+        ["retire", "Orders@1"],
+        ["retire", "orders@1", "--quiet-for", "soon"],
+        ["route", "show", "Orders"],
+        ["route", "set", "orders"],
+        ["route", "set", "reply", "--weight", "1=1"],
+        ["route", "set", "orders", "--file", "not-there"],
+        ["control", "--port", "70000"],
+        ["control", "--listen", "somewhere"],
+        ["control", "--allow-host", "control:3590"],
+        ["control", "token"],
+        ["control", "token", "Orders"],
     ],
 )
 def test_wrong_usage_is_2(arguments: list[str]) -> None:
@@ -77,6 +104,14 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
         ["queues", "--all"],
         ["call", "orders", "/"],
         ["publish", "payments.settled"],
+        ["pause", "host-a"],
+        ["resume", "host-a"],
+        ["drain", "host-a", "--wait"],
+        ["retire", "orders@1"],
+        ["route", "show"],
+        ["route", "show", "orders"],
+        ["route", "set", "orders", "--weight", "1=1"],
+        ["route", "clear", "orders"],
     ],
 )
 def test_without_a_mesh_it_is_69_and_says_what_to_do(arguments: list[str]) -> None:
@@ -113,6 +148,35 @@ def test_a_broker_url_that_makes_no_sense_is_64(monkeypatch: pytest.MonkeyPatch,
     result = run(app, ["queues"])
     assert result.exit_code == 64
     assert "MESHQ_BROKER_URL" in result.stderr
+
+
+def test_bad_settings_of_the_control_api_are_64_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "MESHQ_REGISTRY_URL": "embedded:",
+        "MESHQ_MESH": "Shop",
+        "MESHQ_CONTROL_SECRET": "short",
+        "MESHQ_TLS_CA": "not-there",
+        "MESHQ_LOG_LEVEL": "loud",
+    }.items():
+        monkeypatch.setenv(name, value)
+    result = run(app, ["control"])
+    assert result.exit_code == 64
+    assert [line.split(": ")[1] for line in result.stderr.splitlines()] == [
+        "MESHQ_BROKER_URL", "MESHQ_REGISTRY_URL", "MESHQ_TLS_CA", "MESHQ_MESH", "MESHQ_CONTROL_SECRET", "MESHQ_LOG_LEVEL",
+    ]  # fmt: skip
+    assert "short" not in result.stderr
+
+
+def test_a_token_is_made_of_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run(app, ["control", "token", "orders"])
+    assert (result.exit_code, result.stdout) == (69, "")
+    assert "no MESHQ_CONTROL_SECRET is set" in result.stderr
+    monkeypatch.setenv("MESHQ_CONTROL_SECRET", "0123456789abcdef,fedcba9876543210")
+    monkeypatch.setenv("MESHQ_MESH", "shop")
+    result = run(app, ["control", "token", "orders"])
+    assert (result.exit_code, result.stdout) == (0, Tokens("shop", ["0123456789abcdef"]).make("orders") + "\n")
+    monkeypatch.setenv("MESHQ_CONTROL_SECRET", "short")
+    assert run(app, ["control", "token", "orders"]).exit_code == 64
 
 
 def test_a_bad_mesh_file_is_64_with_every_fault(nowhere: Path) -> None:
@@ -223,7 +287,7 @@ def test_a_table_of_services() -> None:
 
 def test_a_table_of_instances() -> None:
     assert shown(tables.instances(INSTANCES, NOW)) == [
-        "SERVICE  VERSION  INSTANCE  STATE  LAST SEEN  IN FLIGHT  SIDECAR",
+        "SERVICE  VERSION  INSTANCE  STATE  LAST SEEN  IN FLIGHT  ADDRESS",
         "orders   1.4.2    host-a    ready  1m10s ago       3/16  host:3600",
         "shopper  1.0.0    host-b    down           -          -  -",
     ]

@@ -116,6 +116,13 @@ def test_another_reason_of_the_broker_is_passed_on() -> None:
     assert (letter.reason, letter.detail) == ("maxlen", "the broker gave it up: maxlen")
 
 
+@pytest.mark.parametrize(("user", "sender"), [("orders", "checkout"), ("shop", "shop")])
+def test_of_a_retry_the_service_itself_says_who_sent_it_first(user: str, sender: str) -> None:
+    body = encode_request(REQUEST._replace(proved_caller="checkout"))
+    deaths = {"x-death": [death(WORK, "delivery_limit")]}
+    assert dead.read(body, DEAD, CONTENT_TYPE, "m1", user, "", deaths).sender == sender
+
+
 def test_a_retry_whose_queue_is_gone() -> None:
     key = topology.delay_key(5, WORK)
     deaths = [death("meshq.delay.0", "expired", key), death("meshq.delay.2", "expired", key)]

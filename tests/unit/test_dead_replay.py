@@ -41,7 +41,7 @@ def test_it_begins_again_and_counts() -> None:
         misses=2, proved_caller="shop", answer_to="shop.a.1", key="k", selector="^2.1", callback=b"/told", replays=1
     )
     again = inside(sent(of(request)))
-    assert again == request._replace(attempt=1, misses=0, proved_caller="", answer_to="", replays=2)
+    assert again == request._replace(attempt=1, misses=0, proved_caller="shop", answer_to="", replays=2)
 
 
 @pytest.mark.parametrize(
@@ -148,3 +148,21 @@ def test_an_answer_goes_back_to_its_callers_results() -> None:
     assert "--force" in kept(foreign).detail
     assert sent(foreign, force=True).key == "billing.results"
     assert decode(sent(letter._replace(records=answers[:1])).body)[0] == decode(encode_response(answers[0]))[0]
+
+
+@pytest.mark.parametrize(
+    ("lies_in", "queue", "to", "sender"),
+    [
+        ("meshq.orders.v2.dead", WORK, None, "shop"),
+        ("meshq.orders.v2.dead", WORK, Route("orders.v3", ""), "shop"),
+        ("meshq.orders.v2.dead", WORK, Route("billing.v1", ""), ""),
+        ("meshq.mallory.v1.dead", WORK, None, ""),
+        (topology.LOST, WORK, None, ""),
+    ],
+)
+def test_who_sent_it_is_said_to_the_service_alone_that_buried_it(
+    lies_in: str, queue: str, to: Route | None, sender: str
+) -> None:
+    """Others could have put the letter where it lies."""
+    letter = of(REQUEST._replace(proved_caller="forged"), queue)._replace(lies_in=lies_in, sender="shop")
+    assert inside(sent(letter, to, force=True)).proved_caller == sender

@@ -20,7 +20,6 @@ from meshq.core.delivery import (
     Reason,
     Refuse,
     Reply,
-    Retry,
     Start,
     before_call,
     before_work,
@@ -34,6 +33,7 @@ from meshq.core.errors import Code, Problem
 from meshq.core.http import Failed, Failure, HttpResponse
 from meshq.core.message import MAX_EXCERPT, Request
 from meshq.core.names import parse_version
+from meshq.core.policy import Retry
 from meshq.core.routing import MAX_MISSES
 from meshq.core.selectors import parse_selector
 from meshq.core.topology import MAX_DELAY_SECONDS

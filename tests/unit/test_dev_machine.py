@@ -4,6 +4,7 @@ import io
 import json
 import os
 import socket
+import stat
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -92,13 +93,27 @@ def test_the_folder_belongs_to_one_run_and_is_found_from_below(tmp_path: Path) -
     folder = state.Folder(tmp_path)
     running = state.Running("http://127.0.0.1:1", os.getpid(), str(tmp_path / "mesh.yaml"))
     folder.announce(running)
-    assert state.find(below) == state.Found(running, "")
+    assert state.find(below) == state.Found(running, "", tmp_path / ".meshq")
     with pytest.raises(state.AlreadyRunning, match=f"process {os.getpid()}"):
         state.Folder(tmp_path)
     folder.release()
     assert state.find(below) == state.Found(None, "")
     again = state.Folder(tmp_path)
     assert not again.left_behind
+    again.release()
+
+
+def test_the_secret_is_kept_for_the_next_run_and_for_nobody_else(tmp_path: Path) -> None:
+    folder = state.Folder(tmp_path)
+    secret = folder.secret()
+    assert len(secret) == 64
+    assert stat.S_IMODE((folder.path / state.SECRET).stat().st_mode) == 0o600
+    folder.release()
+    again = state.Folder(tmp_path)
+    assert again.secret() == secret == state.read_secret(again.path)
+    (again.path / state.SECRET).write_text("\n")
+    assert again.secret() != secret, "an empty one makes no tokens"
+    assert state.read_secret(tmp_path) == ""
     again.release()
 
 

@@ -11,10 +11,10 @@ from meshq.adapters.clock import ManualClock
 from meshq.adapters.embedded_broker import EmbeddedHub
 from meshq.adapters.embedded_store import EmbeddedStoreHub
 from meshq.core import topology
-from meshq.core.delivery import Retry
 from meshq.core.errors import Code
 from meshq.core.http import Failed, Failure, HttpResponse
 from meshq.core.message import DeadLetter, Fault, Message, Request, Response, decode, encode
+from meshq.core.policy import Retry
 from meshq.ports import BrokerState, Delivery, Once, Publication
 from tests.doubles import App, settle, until
 from tests.durable import AwayStore
@@ -934,5 +934,44 @@ def test_what_fails_says_so_in_words_that_are_json() -> None:
         fault = await world.reply()
         assert isinstance(fault, Fault)
         assert json.loads(fault.as_problem().as_response().body)["detail"] == 'a "quote" and é'
+
+    run(test)
+
+
+def test_a_foreign_message_that_cannot_be_handled_is_kept_so_that_it_can_be_brought_back() -> None:
+    async def test(world: World) -> None:
+        delivery = Foreign()
+        world.inbound._on_delivery(TOPIC, delivery)
+        world.app.asked[0].fail(Failure.BROKEN)
+        letter = await world.dead()
+        (request,) = decode(letter.body)
+        assert isinstance(request, Request)
+        assert (request.id, request.body, letter.reason) == (letter.id, b"raw", "bad-gateway")
+        assert delivery.acks == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize(("status", "kept"), [(200, True), (404, True), (503, False), (None, False)])
+def test_an_answer_that_is_too_large_ends_its_key_all_the_same(status: int | None, kept: bool) -> None:
+    """It was handled, and a repeat must not be: of the answer only the status is known."""
+
+    async def test(world: World) -> None:
+        keyed = POST._replace(headers=[(b"Idempotency-Key", b"k")])
+        world.send(keyed)
+        await world.asked(1)
+        world.app.asked[0].answer(Failed(Failure.TOO_LARGE, "it is over the limit", status))
+        first = await world.reply()
+        assert isinstance(first, Fault)
+        assert (first.code, first.retryable) == (Code.BAD_GATEWAY, False)
+        world.send(keyed._replace(id="m2"))
+        if kept:
+            second = await world.reply()
+            assert isinstance(second, Fault)
+            assert second.code is Code.ANSWER_NOT_KEPT
+            assert str(status) in second.detail
+            await world.asked(1)
+        else:
+            await world.asked(2)
 
     run(test)

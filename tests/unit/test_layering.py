@@ -30,6 +30,7 @@ CORE_MAY = {
     *(
         "bisect",
         "datetime",
+        "difflib",
         "fractions",
         "functools",
         "heapq",
@@ -50,6 +51,7 @@ OWNERS = {
     "sqlite3": "meshq.adapters.store",
     "httptools": "meshq.adapters.http",
     "prometheus_client": "meshq.adapters.metrics",
+    "dnslib": "meshq.adapters.dns",
 }
 """The adapter that owns a library: this module and those whose names go on with an underscore."""
 

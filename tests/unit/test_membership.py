@@ -3,232 +3,220 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from meshq.adapters.clock import ManualClock
-from meshq.core.instances import EMPTY, Instance, Load, Renewal, Service, Snapshot, State
+from meshq.core.instances import RENEW_EVERY, Instance, Load, Orders, Pause, State
 from meshq.core.names import parse_version
-from meshq.ports import Fenced, RegistryAway
-from meshq_sidecar import membership
-from meshq_sidecar.membership import Membership
-from tests.doubles import until
+from meshq.core.usage import Usage
+from meshq_sidecar.membership import AWAY_MOST, Membership
+from meshq_sidecar.pausing import Held
+from tests.told_registry import NOW_MS, ToldRegistry
+from tests.virtual_time import pass_time, run, until
 
 ME = Instance("orders", "i-1", parse_version("2.1.0"), (2,), State.STARTING)
 
 
-class Registry:
-    """`ports.Registry` of one instance; what it does next is up to the test."""
-
-    def __init__(self) -> None:
-        self.said: list[tuple[object, ...]] = []
-        self.away = ""
-        self.fenced = False
-        self.known = False
-        self.generation = 0
-        self.picture = Snapshot(1, {"orders": Service("orders", {2: ME.version})})
-        self.snapshots = 0
-        self._changed = asyncio.Event()
-
-    def _check(self, generation: int | None = None) -> None:
-        if self.away:
-            raise RegistryAway(self.away)
-        if generation is not None and (self.fenced or generation != self.generation):
-            raise Fenced
-
-    async def open(self) -> None: ...
-    async def close(self) -> None: ...
-
-    async def register(self, instance: Instance) -> int:
-        self._check()
-        self.generation += 1
-        self.known = True
-        self.said.append(("register", instance.state))
-        return self.generation
-
-    async def renew(self, service: str, instance: str, generation: int, load: Load) -> Renewal | None:
-        self._check(generation)
-        self.said.append(("renew", load.in_flight))
-        return Renewal(2_000_000_000_000, self.picture.revision) if self.known else None
-
-    async def set_state(self, service: str, instance: str, generation: int, state: State) -> None:
-        self._check(generation)
-        self.said.append(("state", state))
-
-    async def deregister(self, service: str, instance: str, generation: int) -> None:
-        self._check(generation)
-        self.said.append(("deregister", instance))
-
-    async def snapshot(self) -> Snapshot:
-        self._check()
-        self.snapshots += 1
-        return self.picture
-
-    async def changed(self, revision: int, timeout: float) -> int:
-        while self.picture.revision == revision and not self.away:
-            self._changed.clear()
-            await self._changed.wait()
-        self._check()
-        return self.picture.revision
-
-    def change(self, picture: Snapshot | None = None, away: str = "") -> None:
-        self.picture, self.away = picture or self.picture, away
-        self._changed.set()
-
-
 class World:
-    def __init__(self) -> None:
-        self.registry = Registry()
-        self.clock = ManualClock()
-        self.pictures = 0
-        self.member = Membership(self.registry, self.clock, ME, lambda: Load(3, 16), self._on_picture)
+    def __init__(self, clock: ManualClock) -> None:
+        self.registry = ToldRegistry()
+        self.said = self.registry.said
+        self.clock = clock
+        self.usage = Usage()
+        self.fences = 0
+        self.member = Membership(self.registry, clock, ME, lambda: Load(3, 16), lambda: self.usage, self._fenced)
 
-    def _on_picture(self) -> None:
-        self.pictures += 1
+    def _fenced(self) -> None:
+        self.fences += 1
+
+    def renewals(self) -> int:
+        return self.said.count(("renew", 3))
 
 
-def run(test: Callable[[World], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every wait of the loops made short but the one between renewals, which only what is told may cut short."""
-    monkeypatch.setattr(membership, "AWAY_BACKOFF", 0.001)
-    monkeypatch.setattr(membership, "SNAPSHOT_GAP", 0.0)
-    monkeypatch.setattr(membership, "RENEW_EVERY", 3600)
+def story(test: Callable[[World], Awaitable[None]]) -> None:
+    clock = ManualClock()
 
     async def inside() -> None:
-        world = World()
+        world = World(clock)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(world.member.keep()), group.create_task(world.member.follow())]
+            keeping = group.create_task(world.member.keep())
             await test(world)
-            for task in tasks:
-                task.cancel()
+            keeping.cancel()
 
-    asyncio.run(inside())
+    run(clock, inside())
 
 
-def test_it_registers_renews_and_tells_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+async def registered(world: World) -> None:
+    await until(lambda: world.renewals() == 1)
+    assert world.said == [("register", State.STARTING), ("renew", 3)]
+    world.said.clear()
+
+
+def test_it_registers_and_renews_every_third_of_its_lease() -> None:
     async def test(world: World) -> None:
-        said = world.registry.said
-        await until(lambda: len(said) == 2)
-        assert said == [("register", State.STARTING), ("renew", 3)]
-        assert world.clock.mesh_ms() == 2_000_000_000_000
-        world.member.set_state(State.STARTING)
-        world.member.set_state(State.READY)
-        await until(lambda: len(said) == 4)
-        assert said[2:] == [("state", State.READY), ("renew", 3)]
-        assert (world.member.state, world.member.instance.state) == (State.READY, State.READY)
-        await world.member.leave()
-        assert said[-1] == ("deregister", "i-1")
-
-    run(test, monkeypatch)
-
-
-def test_a_registry_that_lost_its_data_is_told_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test(world: World) -> None:
-        said = world.registry.said
-        await until(lambda: len(said) == 2)
-        world.registry.known = False
-        world.member.set_state(State.READY)
-        await until(lambda: len(said) == 6)
-        assert said[2:] == [("state", State.READY), ("renew", 3), ("register", State.READY), ("renew", 3)]
-
-    run(test, monkeypatch)
-
-
-def test_a_registry_that_is_away_is_asked_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test(world: World) -> None:
-        await until(lambda: world.member.pictured and world.registry.said)
+        await registered(world)
+        assert world.registry.registered == [replace(ME, load=Load(3, 16))]
+        assert 0 <= world.clock.mesh_ms() - NOW_MS < 100
         assert world.member.fault == ""
-        world.registry.change(away="no redis")
-        await until(lambda: world.member.picture.stale)
-        assert (world.member.fault, world.member.picture.services) == ("no redis", world.registry.picture.services)
+        await pass_time(RENEW_EVERY * 1.1 * 10)
+        assert 10 <= world.renewals() <= 12
+        assert world.said == [("renew", 3)] * world.renewals()
+
+    story(test)
+
+
+def test_what_changes_is_told_at_once() -> None:
+    async def test(world: World) -> None:
+        await registered(world)
+        before = world.clock.monotonic()
+        world.member.set_state(State.STARTING)  # it is that already
         world.member.set_state(State.READY)
-        world.registry.change(away="")
-        await until(lambda: ("state", State.READY) in world.registry.said and world.member.fault == "")
+        world.member.describe({"zone": "a"})
+        world.member.set_pause(Held("lunch", world.clock.monotonic() + 60))
+        await until(lambda: world.renewals() == 1)
+        assert world.said[:3] == [("state", State.READY), ("pause", "lunch", 60_000), ("describe", {"zone": "a"})]
+        world.member.set_pause(None)
+        await until(lambda: world.renewals() == 2)
+        assert world.said[4:] == [("resume",), ("renew", 3)]
+        assert world.clock.monotonic() - before < 1
+        await world.member.leave()
+        assert world.said[-1] == ("deregister", "i-1")
 
-    run(test, monkeypatch)
+    story(test)
 
 
-def test_before_the_first_picture_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_lost_its_data_is_told_all_of_it_again_at_once() -> None:
     async def test(world: World) -> None:
+        orders = Orders(Pause("an operator's", NOW_MS + 1), drain=True)
+        await registered(world)
+        world.member.ordered(orders)
+        world.member.describe({"zone": "a"})
+        world.member.set_state(State.READY)
+        world.member.set_pause(Held("lunch", world.clock.monotonic() + 60))
+        await until(lambda: world.renewals() == 1)
+        world.said.clear()
+        await pass_time(1)
+        world.registry.known = False
+        await until(lambda: world.renewals() == 2)
+        # Paused from the first moment on; until when, is said by what is left of it.
+        left = world.said[2][2]
+        assert isinstance(left, int)
+        assert 53_000 <= left < 59_000
+        assert world.said == [("renew", 3), ("register", State.READY), ("pause", "lunch", left), ("renew", 3)]
+        again = world.registry.registered[-1]
+        assert (again.state, again.metadata, again.orders) == (State.READY, {"zone": "a"}, orders)
+        assert again.pause == Pause("lunch", None)
+
+    story(test)
+
+
+def test_a_registry_that_forgets_it_again_and_again_is_not_flooded() -> None:
+    async def test(world: World) -> None:
+        await registered(world)
+        renew = world.registry.renew
+
+        async def forgetting(*args: object) -> None:
+            await renew(*args)  # type: ignore[arg-type]
+
+        world.registry.renew = forgetting  # type: ignore[method-assign, assignment]
+        await pass_time(60)
+        assert 50 <= len(world.registry.registered) <= 62
+
+    story(test)
+
+
+def test_a_registry_that_is_away_is_asked_until_it_answers_and_told_what_changed_meanwhile() -> None:
+    async def test(world: World) -> None:
+        await registered(world)
         world.registry.away = "no redis"
-        assert (world.member.picture, world.member.pictured) == (EMPTY, False)
-        assert world.member.fault == "the registry was not reached yet"
         await until(lambda: world.member.fault == "no redis")
-        assert (world.member.pictured, world.pictures) == (False, 0)
-        world.registry.change(away="")
-        await until(lambda: world.member.pictured)
-        assert world.pictures == 1
+        world.member.set_state(State.READY)
+        world.member.set_pause(Held("", None))
+        await pass_time(300)
+        assert world.said == []
+        world.registry.away = ""
+        await pass_time(AWAY_MOST * 1.5 + 0.1)
+        assert world.said[:3] == [("state", State.READY), ("pause", "", None), ("renew", 3)]
+        assert world.member.fault == ""
 
-    run(test, monkeypatch)
+    story(test)
 
 
-def test_every_change_is_seen_also_one_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_renewal_is_on_its_way_at_a_time() -> None:
     async def test(world: World) -> None:
-        await until(lambda: world.pictures == 1)
-        for number, revision in enumerate((5, 9, 2), start=2):
-            world.registry.change(Snapshot(revision, {}))
-            await until(lambda number=number: world.pictures == number)
-            assert world.member.picture.revision == revision
-        assert world.registry.snapshots == 4
+        await registered(world)
+        world.registry.held = asyncio.Event()
+        for state in (State.READY, State.UNHEALTHY, State.READY):
+            world.member.set_state(state)
+            await pass_time(RENEW_EVERY * 2)
+        world.registry.held.set()
+        await pass_time(RENEW_EVERY * 2)
+        assert world.registry.most_renewing == 1
 
-    run(test, monkeypatch)
+    story(test)
 
 
-OTHERS = Snapshot(9, {"billing": Service("billing", {1: ME.version})})
-
-
-@pytest.mark.parametrize("loss", ["away", "emptied"])
-def test_those_it_forgot_are_kept_until_they_had_time_to_return(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_does_not_come_back_after_it_left() -> None:
     async def test(world: World) -> None:
-        world.registry.picture = OTHERS
-        await until(lambda: world.member.picture is OTHERS)
-        if loss == "away":
-            world.registry.change(away="no redis")
-            await until(lambda: world.member.picture.stale)
-            world.registry.change(Snapshot(9, {}))
-        else:
-            world.registry.change(Snapshot(2, {}))
-        await until(lambda: world.pictures == 2)
-        assert (set(world.member.picture.services), world.member.picture.stale) == ({"billing"}, True)
-        world.clock.advance(membership.RETURN_WITHIN)
-        world.registry.change(Snapshot(10, {}))
-        await until(lambda: world.member.picture.revision == 10)
-        assert (set(world.member.picture.services), world.member.picture.stale) == (set(), False)
+        await registered(world)
+        world.registry.held = asyncio.Event()
+        world.member.set_state(State.READY)
+        await until(lambda: world.registry.renewing)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(world.member.leave())
+            await pass_time(1)
+            assert ("deregister", "i-1") not in world.said, "what is on its way goes before"
+            world.registry.held.set()
+        world.member.set_state(State.DRAINING)
+        await pass_time(60)
+        assert world.said[-1] == ("deregister", "i-1")
+        assert len(world.registry.registered) == 1
 
-    run(test, monkeypatch)
+    story(test)
 
 
-def test_one_that_is_fenced_says_so_and_stops(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_it_sends_to_is_told_with_a_renewal() -> None:
     async def test(world: World) -> None:
-        await until(lambda: world.registry.said and world.member.pictured)
-        world.registry.change(away="no redis")
-        await until(lambda: world.member.fault == "no redis")
+        world.usage.note("billing.v1", world.clock.monotonic())
+        await until(lambda: ("called", "billing.v1") in world.said)
+        world.said.clear()
+        for _ in range(9):
+            await pass_time(6)
+            world.usage.note("billing.v1", world.clock.monotonic())
+        assert ("called", "billing.v1") not in world.said, "at most once a minute"
+        await pass_time(20)
+        assert world.said.count(("called", "billing.v1")) == 1
+
+    story(test)
+
+
+def test_one_that_is_fenced_says_so_and_stops(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(world: World) -> None:
+        await registered(world)
         world.registry.fenced = True
         world.member.set_state(State.READY)
-        world.registry.change(away="")
         await until(lambda: world.member.fenced)
-        said = list(world.registry.said)
+        assert (world.fences, world.said) == (1, [])
         assert "give each its own MESHQ_INSTANCE" in world.member.fault
-        world.registry.change(Snapshot(9, {}))
-        await until(lambda: world.member.picture.revision == 9)
-        assert "MESHQ_INSTANCE" in world.member.fault, "a good picture does not make it well"
+        world.registry.fenced = False
+        world.member.set_state(State.UNHEALTHY)
+        await pass_time(60)
         await world.member.leave()
-        assert world.registry.said == said, "the id is another's now"
+        assert world.said == [], "the id is another's now"
 
-    run(test, monkeypatch)
+    story(test)
     assert "MESHQ_INSTANCE" in caplog.text
 
 
-def test_leaving_a_registry_that_is_away_is_no_fault(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_leaving_a_registry_that_is_away_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     async def test(world: World) -> None:
-        await until(lambda: world.registry.said)
+        await registered(world)
         world.registry.away = "no redis"
         await world.member.leave()
 
-    run(test, monkeypatch)
+    story(test)
     assert "not deregistered: no redis" in caplog.text

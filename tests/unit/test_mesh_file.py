@@ -115,6 +115,11 @@ def test_every_key_is_read() -> None:
             "line 1: broker: is embedded, or a URL such as amqp://user:password@host/vhost",
         ),
         (f"registry: h\napps:\n{APP}}}\n", "line 1: registry: is embedded, or a URL such as redis://host:6379/0"),
+        (
+            app("hostPorts: [80]"),
+            ("line 2: apps[0] (orders).hostPorts: is for pods: here all apps share one localhost, so name a port in intercept, "
+            "or call http://orders.localhost:<sidecar's port>/"),
+        ),
         (app("comand: x"), "line 2: apps[0] (orders).comand: no such key; did you mean command?"),
         (app("sidecar_port: 1"), "line 2: apps[0] (orders).sidecar_port: no such key; did you mean sidecarPort?"),
         (app("port: 70000"), "line 2: apps[0] (orders).port: must be less than or equal to 65535"),
@@ -214,6 +219,13 @@ def test_sidecars_get_ports_in_the_order_of_the_file_and_of_replicas() -> None:
         ("c", 3630, 3631, None),
     ]
     assert units[2].directory == Path("/shop/sub")
+
+
+@pytest.mark.parametrize("variable", ["MESHQ_HOST_PORTS", "MESHQ_DNS_CAPTURE"])
+def test_what_is_for_pods_is_refused_here(variable: str) -> None:
+    with pytest.raises(BadMeshFile, match=f"{variable}: is for pods.*name a port in intercept.*unset it"):
+        plan(TWO_AND_A_CALLER, {variable: "80"})
+    assert plan(TWO_AND_A_CALLER, {"MESHQ_DNS_CAPTURE": "0"})
 
 
 def test_a_sidecar_port_of_its_own_counts_all_the_same() -> None:

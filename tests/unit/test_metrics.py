@@ -2,7 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from meshq.adapters.metrics import EVENTS, SECONDS, PrometheusMetrics
+from meshq.adapters.metrics import EVENTS, SECONDS, WITH_REASON, PrometheusMetrics
 
 
 def read(metrics: PrometheusMetrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -43,11 +43,11 @@ def test_a_bound_belongs_to_its_bucket() -> None:
 def test_every_event_has_a_counter_of_its_own_and_reasons_are_labels() -> None:
     metrics = PrometheusMetrics()
     for event in EVENTS:
-        metrics.count(f"{event}:why" if event in ("given_back", "dead_lettered") else event)
+        metrics.count(f"{event}:why" if event in WITH_REASON else event)
     shown = read(metrics)
-    assert shown["meshq_given_back_total", (("reason", "why"),)] == 1
-    assert shown["meshq_dead_lettered_total", (("reason", "why"),)] == 1
-    plain = [name for event, (name, _) in EVENTS.items() if event not in ("given_back", "dead_lettered")]
+    assert {"given_back", "dead_lettered", "mirror_failed"} == WITH_REASON
+    assert [shown[f"meshq_{EVENTS[event][0]}_total", (("reason", "why"),)] for event in WITH_REASON] == [1, 1, 1]
+    plain = [name for event, (name, _) in EVENTS.items() if event not in WITH_REASON]
     assert [shown[f"meshq_{name}_total", ()] for name in plain] == [1] * len(plain)
 
 
@@ -60,3 +60,12 @@ def test_gauges_are_asked_when_somebody_looks() -> None:
     shown = read(metrics)
     assert shown["meshq_inbound_in_flight", ()] == 4
     assert shown["meshq_build_info", (("service", "orders"), ("version", "1.2.3"))] == 1
+
+
+def test_counters_that_others_keep_are_asked_for_when_somebody_looks() -> None:
+    metrics, kept = PrometheusMetrics(), {"good": 0, "bad": 2}
+    metrics.counts("questions", "What was asked", "result", lambda: kept)
+    kept["good"] += 1
+    text = metrics.render().decode()
+    assert 'meshq_questions_total{result="good"} 1.0' in text
+    assert 'meshq_questions_total{result="bad"} 2.0' in text

@@ -11,7 +11,6 @@ import pytest
 from meshq.core.callreq import Call, Durable
 from meshq.core.headers import Carried
 from meshq.core.http import Headers, HttpResponse
-from meshq.core.instances import EMPTY
 from meshq.core.selectors import parse_address
 from meshq.ports import Exchange
 from meshq_sidecar.api import Api, Handlers
@@ -44,7 +43,7 @@ class World:
         self.caller, self.sender = Sent(), Sent()
         self.handled: list[tuple[str, bytes]] = []
         handlers = Handlers(*(self._handler(name) for name in Handlers._fields))
-        api = Api(lambda: EMPTY, lambda: {"service": "checkout"}, handlers, has_token=bool(token))
+        api = Api(handlers, has_token=bool(token))
         self.outbound = Outbound(
             self.caller,  # type: ignore[arg-type]
             self.sender,  # type: ignore[arg-type]
@@ -54,6 +53,7 @@ class World:
             token=token,
             intercept={8081: parse_address("billing@1")},
             passthrough=(),
+            captured={"orders": "orders", "orders.shop": "orders"}.get,
         )
 
     def _handler(self, name: str) -> Callable[[Exchange, Carried, bytes], None]:
@@ -92,6 +92,79 @@ def test_by_every_way_in_a_call_may_be_durable(target: str, host: bytes, port: i
     waited.hang_up()
     durable.hang_up()
     assert (world.caller.given_up, world.sender.given_up) == (1, 1)
+
+
+class TestNamed:
+    """The ports of MESHQ_HOST_PORTS."""
+
+    def ask(
+        self, target: str, *headers: tuple[bytes, bytes], method: str = "GET", token: str = ""
+    ) -> tuple[World, OneExchange]:
+        world, exchange = World(token), OneExchange(method, target, [*headers], b"")
+        world.outbound.handle_named(exchange)
+        return world, exchange
+
+    @pytest.mark.parametrize(
+        ("target", "host", "service"),
+        [
+            ("/a?b", b"orders.mesh", "orders"),
+            ("/a?b", b"V2.Orders.Mesh:8080", "orders@2"),
+            ("/a?b", b"orders.localhost:80", "orders"),
+            ("/a?b", b"orders", "orders"),
+            ("/a?b", b"ORDERS.shop.:80", "orders"),
+            ("http://orders.shop/a?b", b"orders.shop", "orders"),
+        ],
+    )
+    def test_a_service_by_its_name(self, target: str, host: bytes, service: str) -> None:
+        world, _ = self.ask(target, (b"Host", host), token="secret")
+        (call,) = world.caller.calls
+        assert (call.address, call.target) == (parse_address(service), b"/a?b")
+        assert (b"Host", host) in call.headers
+
+    @pytest.mark.parametrize(
+        ("target", "host", "code"),
+        [
+            ("/v1/self", b"localhost", "misdirected"),
+            ("/v1/self", b"127.0.0.1:80", "misdirected"),
+            ("/", b"billing.shop", "misdirected"),
+            ("/", b"evil.example", "misdirected"),
+            ("/", b"", "misdirected"),
+            ("http://evil.example/", b"evil.example", "misdirected"),
+            ("https://orders.shop/", b"orders.shop", "misdirected"),
+            ("http://[/", b"orders.shop", "bad-request"),
+            ("/", b"a_b.mesh", "bad-address"),
+        ],
+    )
+    def test_nobody_else(self, target: str, host: bytes, code: str) -> None:
+        world, exchange = self.ask(target, (b"Host", host))
+        assert field(exchange.responses[0], "meshq-error") == code
+        assert not world.caller.calls
+
+    def test_no_tunnel(self) -> None:
+        _, exchange = self.ask("orders.mesh:80", (b"Host", b"orders.mesh"), method="CONNECT")
+        assert exchange.responses[0].status == 421
+
+    @pytest.mark.parametrize(
+        ("origin", "status"),
+        [
+            (b"http://evil.example", 403),
+            (b"null", 403),
+            (b"https://orders.shop", 403),
+            (b"http://orders.shop:80", None),
+        ],
+    )
+    def test_pages_of_the_mesh_only(self, origin: bytes, status: int | None) -> None:
+        world, exchange = self.ask("/", (b"Host", b"orders.mesh"), (b"Origin", origin))
+        assert [response.status for response in exchange.responses] == ([] if status is None else [status])
+        assert len(world.caller.calls) == (status is None)
+
+
+@pytest.mark.parametrize("target", ["/a?b", "http://orders.shop/a?b"])
+def test_captured_names_are_taken_on_the_sidecars_own_port_too(target: str) -> None:
+    world = World()
+    world.ask("GET", target, [(b"Host", b"orders.shop")])
+    (call,) = world.caller.calls
+    assert (call.address, call.target) == (parse_address("orders"), b"/a?b")
 
 
 def test_a_bad_field_is_answered() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from meshq.core.errors import Code, Problem
-from meshq.core.instances import EMPTY, Instance, Service, Snapshot, State, lease_state, lowest_ready
+from meshq.core.instances import EMPTY, Instance, Service, Snapshot, State, lowest_ready
 from meshq.core.names import parse_version
 from meshq.core.routing import Route, route, unroutable
 from meshq.core.selectors import parse_address
@@ -114,17 +114,6 @@ def test_before_the_first_picture_only_a_major_can_be_called() -> None:
 )
 def test_what_no_queue_took(address: str, snapshot: Snapshot, code: Code) -> None:
     assert unroutable(parse_address(address), snapshot).code is code
-
-
-def test_a_lease_says_what_an_instance_no_longer_can() -> None:
-    assert lease_state(State.PAUSED, 1000, 999, ttl_ms=500) is State.PAUSED
-    assert lease_state(State.READY, 1000, 1000, ttl_ms=500) is State.SUSPECT
-    assert lease_state(State.READY, 1000, 1499, ttl_ms=500) is State.SUSPECT
-    assert lease_state(State.READY, 1000, 1500, ttl_ms=500) is State.DOWN
-    assert lease_state(State.PAUSED, 1000, 1499, ttl_ms=500) is State.PAUSED, (
-        "only what was used is used as the last choice"
-    )
-    assert lease_state(State.PAUSED, 1000, 1500, ttl_ms=500) is State.DOWN
 
 
 def test_the_lowest_ready_version_of_a_major() -> None:

@@ -8,9 +8,10 @@ import pytest
 from meshq import settings
 from meshq.core.events import EventAddress
 from meshq.core.names import check_instance, parse_version
+from meshq.core.policy import Retry
 from meshq.core.selectors import parse_address
 from meshq.core.subscriptions import Mode, Pattern, Subscription
-from meshq.settings import BadSettings, Fault, Retry, Settings, load, load_apart, with_instance
+from meshq.settings import BadSettings, Fault, Settings, load, load_apart, with_instance
 
 REQUIRED = {
     "MESHQ_SERVICE": "orders",
@@ -71,7 +72,9 @@ GOOD: list[tuple[str, str, Any]] = [
     ("RETRY", "3:500ms,2s", Retry(3, (0.5, 2.0))),
     ("RETRY", "7", Retry(7, (1.0, 5.0, 30.0, 120.0))),
     ("INSTANCE", "Orders_1.local", "orders-1-local"),
-    ("WAIT_FOR", "orders@^2,billing", ("orders@^2", "billing")),
+    ("WAIT_FOR", "stock@^2, billing,", (parse_address("stock@^2"), parse_address("billing"))),
+    ("WAIT_FOR", "stock@>=2, <3,billing", (parse_address("stock@>=2,<3"), parse_address("billing"))),
+    ("WAIT_FOR", "orders@1", (parse_address("orders@1"),)),
     (
         "LOG_EVENTS",
         "payments.settled, orders.placed@2",
@@ -149,6 +152,9 @@ BAD: list[tuple[str, str, str]] = [
     ("LOG_LEVEL", "loud", "'debug'"),
     ("LOG_FORMAT", "xml", "'json'"),
     ("TLS_CA", "/no/such/file.pem", "cannot be read"),
+    ("WAIT_FOR", "Stock,billing@x", "'Stock' is not a service name.*; 'x' is not a version selector"),
+    ("WAIT_FOR", "orders", "orders is this service itself"),
+    ("WAIT_FOR", "billing,orders@^2.3", "orders@\\^2.3 is this service itself"),
     ("LOG_EVENTS", "Payments,orders.placed@x", "'Payments' is not an event name.*; 'x' is not a major version"),
     ("SUBSCRIBE", "payments.settled=/x", "not of the form name:event@1=/path"),
     ("SUBSCRIBE", "a:b=/x:shard, c:d=x", "there is no mode 'shard'.*path: 'x' is not a path"),
@@ -191,6 +197,10 @@ def test_all_faults_at_once() -> None:
     [
         ({"MESHQ_ADMIN_PORT": "3600"}, "MESHQ_PORT"),
         ({"MESHQ_INTERCEPT": "3601=orders"}, "MESHQ_PORT"),
+        ({"MESHQ_DNS_PORT": "3600"}, "MESHQ_PORT"),
+        ({"MESHQ_HOST_PORTS": "80,3602"}, "MESHQ_PORT"),
+        ({"MESHQ_HOST_PORTS": "80,80"}, "MESHQ_PORT"),
+        ({"MESHQ_HOST_PORTS": "80", "MESHQ_APP_PORT": "80"}, "MESHQ_APP_PORT"),
         ({"MESHQ_APP_PORT": "3600"}, "MESHQ_APP_PORT"),
         ({"MESHQ_APP_PORT": "8081", "MESHQ_INTERCEPT": "8081=orders"}, "MESHQ_APP_PORT"),
     ],

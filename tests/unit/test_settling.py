@@ -198,11 +198,11 @@ def test_who_is_told_that_it_ended_is_told_once_and_after_it_was_acknowledged() 
             (stats,) = world.hub.stats([WORK])
             told.append(stats.in_flight or 0)
 
-        world.one.settler.finish(Move("m0", 1, delivery, ended), "checkout.results", b"record")
+        world.one.settler.finish(Move("m0", 1, delivery, "orders.v2", ended), "checkout.results", b"record")
         assert told == []
         await settle()
         assert told == [0]
-        world.one.settler.end(Move("m1", 1, delivery, ended))
+        world.one.settler.end(Move("m1", 1, delivery, "orders.v2", ended))
         assert told == [0, 0]
 
     story(test)
@@ -246,7 +246,7 @@ def test_a_move_whose_delivery_is_still_ours_keeps_it() -> None:
     async def test(world: World) -> None:
         settler, (first, second) = world.one.settler, await taken(world, 2)
         world.one.broker.held[topology.DEAD] = []
-        settler.bury(Move("m0", 1, first), "orders.v2", Bury("rejected", "no"), 1, Sender("", False), None)
+        settler.bury(Move("m0", 1, first, "orders.v2"), Bury("rejected", "no"), 1, Sender("", False), None)
         assert not settler.goes_on("m0", 1, second)
         world.one.broker.tell(topology.DEAD)
         assert not first.live or await world.ready() == (0, 1)
@@ -314,5 +314,92 @@ def test_a_retry_whose_delivery_is_gone_may_come_to_another_and_none_is_lost() -
             asked.ok()
         await pass_time(1)
         await world.nothing_left()
+
+    story(test)
+
+
+# --- what may not be published ---------------------------------------------------------------------------------------------------
+
+
+def test_a_result_that_may_not_be_sent_becomes_a_dead_letter_and_its_message_is_over() -> None:
+    async def test(world: World) -> None:
+        one = world.one
+        one.broker.fates[topology.REPLIES] = [Published.REFUSED]
+        one.receiver.denied["checkout.results"] = "no right to write there"
+        world.send(SENT)
+        (await one.next()).ok(b"yes")
+        letter = await world.dead()
+        assert (letter.id, letter.reason, letter.queue, letter.attempts) == ("m1", "unsendable", "checkout.results", 1)
+        assert letter.detail == "its message was handled, and its result may not be sent: no right to write there"
+        (record,) = decode(letter.body)
+        assert isinstance(record, Response)
+        assert (record.id, record.body) == ("m1", b"yes")
+        await world.nothing_left(WORK, DEAD)
+        assert one.settler.idle
+        assert one.app.asked == []
+
+    story(test)
+
+
+def test_it_is_given_up_once_the_broker_has_said_why() -> None:
+    """Its refusal comes first, and the reason for it a moment later."""
+
+    async def test(world: World) -> None:
+        one = world.one
+        one.broker.fates[topology.REPLIES] = [Published.REFUSED]
+        world.send(SENT)
+        (await one.next()).ok()
+        await settle()
+        assert await world.ready() == (0, 1)
+        one.receiver.denied["checkout.results"] = "no right"
+        assert (await world.dead()).reason == "unsendable"
+        await world.nothing_left(WORK, DEAD)
+
+    story(test)
+
+
+def test_of_a_pack_of_results_each_has_its_own() -> None:
+    async def test(world: World) -> None:
+        one = world.one
+        one.receiver.denied["checkout.results"] = "no right"
+        for number in range(3):
+            world.send(SENT._replace(id=f"m{number}"))
+        for number, asked in enumerate(list(await one.asked(3))):
+            asked.ok(b"%d" % number)
+        letters = [await world.dead() for _ in range(3)]
+        bodies = {
+            letter.id: [record.body for record in decode(letter.body) if isinstance(record, Response)]
+            for letter in letters
+        }
+        assert bodies == {"m0": [b"0"], "m1": [b"1"], "m2": [b"2"]}
+        await world.nothing_left(WORK, DEAD)
+
+    story(test, concurrency=3)
+
+
+def test_of_a_dead_message_whose_result_may_not_be_sent_there_is_one_letter() -> None:
+    async def test(world: World) -> None:
+        one = world.one
+        one.receiver.denied["checkout.results"] = "no right"
+        world.send(SENT)
+        (await one.next()).ok(b"", 400)
+        assert (await world.dead()).reason == "rejected"
+        await world.nothing_left(WORK, DEAD)
+        assert one.settler.idle
+
+    story(test)
+
+
+def test_after_the_close_nothing_is_tried_again() -> None:
+    async def test(world: World) -> None:
+        one = world.one
+        one.broker.fates[topology.REPLIES] = [Published.REFUSED]
+        world.send(SENT)
+        (await one.next()).ok()
+        await settle()
+        await one.work.close()
+        await pass_time(60)
+        assert (one.broker.published, world.results) == ([], [])
+        assert await world.ready() == (0, 1), "the end of its connection gives it back"
 
     story(test)

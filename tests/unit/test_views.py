@@ -56,6 +56,12 @@ def test_instances() -> None:
     }
 
 
+def test_a_service_whose_instances_are_all_unhealthy_says_so() -> None:
+    sick = Service("orders", {}, (instance("a", "1.0.0", State.UNHEALTHY),))
+    assert views.service(sick)["panic"] is True
+    assert "panic" not in views.service(ORDERS)
+
+
 def test_a_time_that_is_not_known_is_null() -> None:
     assert views.timestamp(0) is None
     assert views.timestamp(1) == "1970-01-01T00:00:00.001Z"

@@ -7,12 +7,15 @@ import pytest
 
 from meshq.core import topology
 from meshq.core.breaker import Circuit
-from meshq.core.delivery import Retry
+from meshq.core.dead import read
+from meshq.core.dead_replay import Resend, resend
 from meshq.core.errors import Code
 from meshq.core.http import Failed, Failure, HttpResponse
-from meshq.core.message import Fault, Request, Response, encode
+from meshq.core.message import CONTENT_TYPE, Fault, Request, Response, decode, encode, encode_dead_letter
+from meshq.core.policy import Retry
 from meshq.ports import Delivery, Publication
-from meshq_sidecar.work import OFTEN, Source
+from meshq_sidecar.job import Source
+from meshq_sidecar.ways_out import OFTEN
 from tests.doubles import settle
 from tests.durable import DEAD, OTHER, SENDER, WORK, World, story
 from tests.receiver import APP_TIMEOUT, TOPIC
@@ -303,7 +306,7 @@ def test_an_app_that_does_not_take_it_burns_no_attempt(failure: Failure) -> None
             assert asked.headers["Meshq-Attempt"] == "1"
             assert asked.headers["Meshq-Caller"] == "checkout"
             asked.fail(failure)
-            one.work._breaker.succeeded()
+            one.work._consuming.breaker.succeeded()
         (asked,) = await one.asked(1)
         assert asked.headers["Meshq-Attempt"] == "1"
         asked.ok()
@@ -438,7 +441,7 @@ def test_a_foreign_message_is_posted_to_the_root_and_retried_as_one_of_ours(queu
     async def test(world: World) -> None:
         one, delivery = world.one, Foreign(queue)
         one.work.add(Source(topology.key_queue(TOPIC, 0), TOPIC, ordered=True))
-        consumer = one.work._consumers[queue]
+        consumer = one.work._consuming.consumers[queue]
         one.work._on_delivery(consumer, delivery)
         asked = await one.next()
         assert (asked.request.method, asked.request.target, asked.request.body) == (b"POST", b"/", b"raw")
@@ -459,6 +462,27 @@ def test_a_foreign_message_is_posted_to_the_root_and_retried_as_one_of_ours(queu
         await settle()
         assert delivery.acks == 1
         await world.nothing_left(queue)
+
+    story(test)
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(400, 1), (503, 3)])
+def test_a_foreign_message_that_is_dead_is_kept_so_that_it_can_be_brought_back(status: int, attempts: int) -> None:
+    async def test(world: World) -> None:
+        one, delivery = world.one, Foreign()
+        one.work._on_delivery(one.work._consuming.consumers[WORK], delivery)
+        for _ in range(attempts):
+            (await one.next()).ok(b"", status)
+        letter = await world.dead()
+        assert letter.attempts == attempts
+        (request,) = decode(letter.body)
+        assert isinstance(request, Request)
+        assert (request.id, request.method, request.target, request.body) == (letter.id, "POST", b"/", b"raw")
+        assert (b"Content-Type", b"text/plain") in request.headers
+        found = read(encode_dead_letter(letter), DEAD, CONTENT_TYPE, letter.id, "orders", "", {})
+        plan = resend(found, None, world.clock.mesh_ms(), False)
+        assert isinstance(plan, Resend)
+        assert plan.queue == WORK
 
     story(test)
 
@@ -517,7 +541,7 @@ def test_what_was_on_its_way_at_a_pause_stays_in_its_queue() -> None:
         world.send(SENT)
         one.client.subscribe(WORK, 1, deliveries.append)
         await until(lambda: deliveries)
-        one.work._on_delivery(one.work._consumers[WORK], deliveries[0])
+        one.work._on_delivery(one.work._consuming.consumers[WORK], deliveries[0])
         assert not deliveries[0].live
         await pass_time(1)
         assert one.app.asked == []
@@ -534,7 +558,7 @@ def test_a_message_that_is_put_back_often_goes_back_as_a_copy() -> None:
             await until(lambda: world.one.app.asked)
             world.one.work.pause()
             world.one.app.asked.pop().fail(Failure.REFUSED)
-            world.one.work._breaker.succeeded()
+            world.one.work._consuming.breaker.succeeded()
             await pass_time(1)
             world.one.work.resume()
         asked = await world.one.next()
@@ -705,6 +729,43 @@ def test_a_pause_and_the_circuit_do_not_open_each_others_door() -> None:
         assert one.work.consuming == 0, "it is paused"
         one.work.resume()
         assert (one.work.circuit, one.work.consuming) == (Circuit.HALF_OPEN, 1)
+
+    story(test, retry=Retry(50, (100.0,)))
+
+
+def test_half_open_one_message_is_tried_whatever_queues_there_are() -> None:
+    async def test(world: World) -> None:
+        one, event = world.one, "payments.settled.v1"
+        queues = [WORK]
+        for name in ("a", "b"):
+            await one.client.declare(topology.subscription(TOPIC, name, event))
+            queues.append(topology.subscription_queue(TOPIC, name))
+            one.work.add(Source(queues[-1], TOPIC, path=b"/on", name=name))
+        for number in range(12):
+            world.send(SENT._replace(id=f"m{number}"))
+        for _ in range(10):
+            (await one.next()).ok(b"", 503)
+        for asked in list(one.app.asked):
+            asked.ok(b"", 503)
+        one.app.asked.clear()
+        for number in range(3):
+            emitted = SENT._replace(id=f"e{number}", event=event)
+            world.publish(Publication(topology.EVENTS, topology.event_key(event), encode(emitted), emitted.id, "event"))
+        for _ in range(2):
+            await until(lambda: one.work.circuit is Circuit.HALF_OPEN)
+            await one.asked(1)
+            await pass_time(5)
+            await one.asked(1)
+            assert [(await world.ready(queue))[1] for queue in queues] == [1, 1, 1]
+            (await one.next()).ok(b"", 503)
+            assert (one.work.circuit, one.work.consuming) == (Circuit.OPEN, 0)
+            assert [(await world.ready(queue))[1] for queue in queues] == [0, 0, 0]
+        (await one.next()).ok()
+        assert one.work.circuit is Circuit.CLOSED
+        await until(lambda: len(one.app.asked) == 2)
+        for _ in range(6):
+            (await one.next()).ok()
+        await settle()
 
     story(test, retry=Retry(50, (100.0,)))
 

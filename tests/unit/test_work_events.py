@@ -7,11 +7,13 @@ import pytest
 
 from meshq.core import topology
 from meshq.core.errors import Code
-from meshq.core.http import Failure, HttpResponse
+from meshq.core.http import Failed, Failure, HttpResponse
 from meshq.core.message import Fault, Request, Response, encode
 from meshq.core.outcomes import as_callback
 from meshq.ports import Publication
-from meshq_sidecar.work import NOT_NOW_SECONDS, Source
+from meshq_sidecar.job import Source
+from meshq_sidecar.ways_out import NOT_NOW_SECONDS
+from meshq_sidecar.work import LAST_RESULTS
 from tests.doubles import settle
 from tests.durable import DEAD, OTHER, SENDER, WORK, World, story
 from tests.receiver import TOPIC
@@ -519,5 +521,48 @@ def test_in_an_ordered_queue_the_next_of_key_waits_for_the_claim_too() -> None:
         asked.answer(HttpResponse(200, []))
         assert (await one.next()).headers["Meshq-Message-Id"] == "m2"
         await settle()
+
+    story(test)
+
+
+@pytest.mark.parametrize(("status", "kept"), [(200, True), (503, False)])
+def test_an_answer_that_is_too_large_ends_the_key_of_a_durable_call(status: int, kept: bool) -> None:
+    async def test(world: World) -> None:
+        keyed = Request("m1", "POST", b"/a", [(b"Idempotency-Key", b"k")], b"x", SENDER, accepted_ms=1)
+        world.send(keyed)
+        (await world.one.next()).answer(Failed(Failure.TOO_LARGE, "it is over the limit", status))
+        if not kept:
+            assert (await world.one.next()).headers["Meshq-Attempt"] == "2"
+            return
+        first = await world.result()
+        assert isinstance(first, Fault)
+        assert first.code is Code.BAD_GATEWAY
+        world.send(keyed._replace(id="m2"))
+        second = await world.result()
+        assert isinstance(second, Fault)
+        assert (second.id, second.code, second.failed) == ("m2", Code.ANSWER_NOT_KEPT, "")
+        assert world.one.app.asked == []
+
+    story(test)
+
+
+def test_results_that_cannot_be_stored_do_not_hold_up_the_end() -> None:
+    async def test(world: World) -> None:
+        one, results, told = world.one, topology.results_queue("orders"), list[str]()
+        one.work.add(Source(results, TOPIC, results=True))
+        for number in range(2):
+            record = encode(Response(f"r{number}", 200, [], b"", ""))
+            world.publish(Publication(topology.REPLIES, "orders.results", record, f"r{number}", "result"))
+        await until(lambda: len(one.receiver.results) == 2)
+        one.work.stop()
+        one.work.when_idle(lambda: told.append("idle"))
+        await pass_time(LAST_RESULTS / 2)
+        one.receiver.results[0][2](None)
+        assert (await world.ready(results), told) == ((0, 1), [])
+        await pass_time(LAST_RESULTS)
+        assert (await world.ready(results), told) == ((1, 0), ["idle"])
+        one.receiver.results[1][2](None)
+        await settle()
+        assert await world.ready(results) == (1, 0), "it is somebody else's now"
 
     story(test)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from meshq.core import topology
-from meshq.core.delivery import Retry
 from meshq.core.errors import Code
 from meshq.core.http import Failure, HttpResponse
 from meshq.core.message import Fault, Message, Request, Response, decode, encode
+from meshq.core.policy import Retry
 from meshq.ports import Delivery, Publication
-from meshq_sidecar.work import Source
+from meshq_sidecar.job import Source
 from tests.doubles import Asked, settle
 from tests.durable import DEAD, OTHER, SENDER, Instance, World
 from tests.durable import story as plain_story

@@ -88,6 +88,8 @@ GOOD: list[tuple[str, list[Message]]] = [
     ("fault: as the result of a dead request", [LOST_RESULT]),
     ("dead letter: with everything", [ALL_DEAD]),
     ("dead letter: the longest excerpt", [ALL_DEAD._replace(excerpt=b"\0" * 1024)]),
+    ("request: a copy whose answer nobody wants", [KEYED._replace(mirrored=True)]),
+    ("request: a copy of one accepted durably", [SENT._replace(mirrored=True)]),
     ("pack: results of one turn", [RESULT, LOST_RESULT, RESULT._replace(id="m2", failed="", callback=b"")]),
 ]
 
@@ -117,6 +119,7 @@ LENIENT: list[tuple[str, bytes]] = [
     ("fault: retryable by the table where nothing is said", record({"k": "f", "i": "m1", "c": "unavailable"})),
     ("response: an unknown status", record({"k": "r", "i": "m1", "s": 799, "h": []})),
     ("request: what belongs to durable ones is not looked at in a waited one", record(LEAST | _OF_DURABLE)),
+    ("request: no copy", record(LEAST | {"z": False})),
     ("request: a time of nil is none", record(LEAST | _OF_DURABLE | {"a": None})),
     ("dead letter: the least there can be", record({"k": "x", "i": "m1", "c": "rejected"})),
     ("dead letter: nothing is nothing", record({"k": "x", "i": "m1", "c": "rejected", "s": None, "e": b"", "n": 0})),
@@ -170,6 +173,7 @@ BAD: list[tuple[str, bytes]] = [
     ("a good record, then a bad one", record(LEAST) + record({"k": "q"})),
     ("accepted before time began", record(LEAST | {"a": -1})),
     ("accepted in words", record(LEAST | {"a": "now"})),
+    ("a copy by number", record(LEAST | {"z": 1})),
     ("an empty ordering key", record(LEAST | {"x": ""})),
     ("an ordering key of 201 characters", record(LEAST | {"x": "k" * 201})),
     ("an ordering key with a line break", record(LEAST | {"x": "a\r\nX: y"})),

@@ -1,0 +1,168 @@
+"""The registry's picture of everybody, followed: the last one serves, marked stale, for as long as the registry is away; one
+from the disk does until it answers for the first time.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from meshq.core.buckets import Bucket
+from meshq.core.instances import EMPTY, TTL_MS, Snapshot, carried_over
+from meshq.core.picture_format import Kept
+from meshq.ports import Clock, Registry, RegistryAway
+
+logger = logging.getLogger(__name__)
+
+AWAY_FIRST, AWAY_MOST = 0.5, 4.0
+"""Seconds until a registry that is away is asked again, twice as long each time, and +-50 % each."""
+WAIT_FOR_CHANGE = 5.0
+SNAPSHOT_EVERY = 60.0
+"""Seconds after which the whole picture is taken again even if nothing is said to have changed."""
+SNAPSHOTS_A_SECOND, SNAPSHOTS_AT_ONCE = 4.0, 2
+"""However fast things change. The first two changes after a quiet time are seen at once."""
+RETURN_WITHIN = TTL_MS / 1000
+"""Seconds after a loss of the registry's data in which those it knew may still be missing there: each registers again as soon as
+it notices. Until then they are kept in the picture, so that no call to them is refused."""
+SAVE_EVERY = 5.0
+"""Seconds between two times that the picture is written to disk, at the least."""
+
+
+class OnDisk(Protocol):
+    """Where the picture is kept for the next start. Both do I/O, in a thread, and never raise."""
+
+    def load(self) -> Kept | None: ...
+    def save(self, picture: Snapshot, saved_ms: int) -> None: ...
+
+
+class Pictures:
+    """`follow` and `keep` run until cancelled; `keep` does nothing without a disk."""
+
+    def __init__(self, registry: Registry, clock: Clock, disk: OnDisk | None) -> None:
+        self.picture: Snapshot = EMPTY
+        self.fault = "the registry was not reached yet"
+        """Why the picture may be old; "" when it is not."""
+        self.from_disk = False
+        self._registry = registry
+        self._clock = clock
+        self._disk = disk
+        self._unread = disk
+        """None once it was asked for what it has."""
+        self._confirmed = 0.0
+        """When, by the monotonic clock, the registry last said that this is the picture."""
+        self._bucket = Bucket(SNAPSHOTS_A_SECOND, SNAPSHOTS_AT_ONCE)
+        self._before: Snapshot | None = None
+        """The last picture before the registry lost data; None once everybody has had time to return."""
+        self._before_until = 0.0
+        self._callbacks: list[Callable[[Snapshot], None]] = []
+        self._unsaved: Snapshot | None = None
+        self._to_save = asyncio.Event()
+
+    @property
+    def pictured(self) -> bool:
+        return self.picture is not EMPTY
+
+    @property
+    def age(self) -> float:
+        """Seconds since the registry said that this is the picture."""
+        return self._clock.monotonic() - self._confirmed
+
+    def on_change(self, callback: Callable[[Snapshot], None]) -> None:
+        """Call back with every new picture, also with one that only was marked stale."""
+        self._callbacks.append(callback)
+
+    async def follow(self) -> None:
+        wait = AWAY_FIRST
+        while True:
+            try:
+                await asyncio.sleep(self._bucket.take(self._clock.monotonic()))
+                self._see(await self._registry.snapshot())
+                wait = AWAY_FIRST
+                await self._wait_for_change()
+            except RegistryAway as away:
+                self._say(str(away))
+                await self._do_without()
+                await asyncio.sleep(wait * random.uniform(0.5, 1.5))
+                wait = min(2 * wait, AWAY_MOST)
+
+    async def keep(self) -> None:
+        while self._disk is not None:
+            await self._to_save.wait()
+            await self._save()
+            await asyncio.sleep(SAVE_EVERY)
+
+    async def close(self) -> None:
+        """Write what was not written yet; after `follow` and `keep` were cancelled."""
+        await self._save()
+
+    # --- with the registry --------------------------------------------------------------------------------------------------
+
+    def _see(self, seen: Snapshot) -> None:
+        now = self._clock.monotonic()
+        lost = seen.revision < self.picture.revision or seen.epoch != self.picture.epoch
+        if self.pictured and lost:
+            logger.warning(
+                "the registry lost data: those it forgot are kept for %g s, to register again", RETURN_WITHIN
+            )
+            self._before, self._before_until = self.picture, now + RETURN_WITHIN
+        elif self._before is not None and now >= self._before_until:
+            self._before = None
+        self._confirmed = now
+        self.from_disk = False
+        self._become(seen if self._before is None else carried_over(self._before, seen))
+        self._say("")
+        if self._before is None:
+            self._unsaved = seen
+            self._to_save.set()
+
+    async def _wait_for_change(self) -> None:
+        now = self._clock.monotonic
+        until = now() + SNAPSHOT_EVERY * random.uniform(0.8, 1.2)
+        if self._before is not None:
+            until = min(until, self._before_until)
+        while (left := until - now()) > 0:
+            revision = await self._registry.changed(self.picture.revision, min(WAIT_FOR_CHANGE, left))
+            if revision != self.picture.revision:
+                return
+            self._confirmed = now()
+
+    # --- without it ---------------------------------------------------------------------------------------------------------
+
+    async def _do_without(self) -> None:
+        if self.pictured:
+            if not self.picture.stale:
+                self._become(replace(self.picture, stale=True))
+            return
+        disk, self._unread = self._unread, None
+        kept = None if disk is None else await asyncio.to_thread(disk.load)
+        if kept is not None:
+            aged = max(0.0, (self._clock.mesh_ms() - kept.saved_ms) / 1000)
+            logger.warning("the picture of %.0f s ago serves, from the disk", aged)
+            self._confirmed = self._clock.monotonic() - aged
+            self.from_disk = True
+            self._become(kept.picture)
+
+    # --- both ---------------------------------------------------------------------------------------------------------------
+
+    def _become(self, picture: Snapshot) -> None:
+        self.picture = picture
+        for callback in self._callbacks:
+            try:
+                callback(picture)
+            except Exception:
+                logger.exception("what follows the picture of the mesh failed")
+
+    async def _save(self) -> None:
+        picture, self._unsaved = self._unsaved, None
+        self._to_save.clear()
+        if self._disk is not None and picture is not None:
+            await asyncio.to_thread(self._disk.save, picture, self._clock.mesh_ms())
+
+    def _say(self, fault: str) -> None:
+        if fault and fault != self.fault:
+            logger.warning("%s; the last known picture serves", fault)
+        elif self.fault and not fault:
+            logger.info("the registry answers: %d services known", len(self.picture.services))
+        self.fault = fault
