@@ -25,6 +25,10 @@ START_TIMEOUT = 120
 """Seconds; a node takes about ten alone on a core."""
 
 
+HEALING = 40
+"""Seconds in which a cluster is whole again by itself, if it ever is."""
+
+
 class Node(Protocol):
     """One member of a cluster that the tests started, so they may break it."""
 
@@ -131,7 +135,20 @@ class Cluster:
         """Until every node runs in one cluster, takes connections, and no quorum queue would fall with a node more."""
         for node in self.nodes:
             node.wait_ready(timeout)
-        wait_for(self._healthy, timeout, "a healthy RabbitMQ cluster", poll=0.25)
+        try:
+            wait_for(self._healthy, min(timeout, HEALING), "a healthy RabbitMQ cluster", poll=0.25)
+        except TimeoutError:
+            self._rejoin()
+            wait_for(self._healthy, timeout, "a healthy RabbitMQ cluster", poll=0.25)
+
+    def _rejoin(self) -> None:
+        """Do what an operator has to when a partition was over before the minority noticed it, and so did not pause: restart it."""
+        found = {entry["name"]: entry.get("partitions") or [] for entry in self.management.request("GET", "nodes")}
+        for node in self.nodes:
+            if len(found.get(node.name, ())) > len(self.nodes) // 2:  # it has lost the majority
+                node.kill()
+                node.start()
+                node.wait_ready()
 
     def _healthy(self) -> bool:
         try:
