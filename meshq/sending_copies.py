@@ -34,21 +34,21 @@ class Copying:
     def copy(self, topic: str, service: str, request: Request, delay: int, priority: int | None) -> None:
         """Send a copy of `request` to `topic`, after as many seconds as the call itself."""
         place = work_place(topic, request.key, delay)
+        copy = copy_of(request, self._fresh(16).hex(), delay)
         if self._objection(service, place) is not None:
             self._told(Published.REFUSED)
         elif delay and request.key:
-            self._keys.ask(topic, lambda takes: self._send_keyed(place, request, priority, takes))
+            self._keys.ask(topic, lambda takes: self._send_keyed(place, copy, priority, takes))
         else:
-            self._send(place, request, priority)
+            self._send(place, copy, priority)
 
-    def _send_keyed(self, place: Place, request: Request, priority: int | None, takes_keys: bool) -> None:
+    def _send_keyed(self, place: Place, copy: Request, priority: int | None, takes_keys: bool) -> None:
         if takes_keys:
-            self._send(place, request, priority)
+            self._send(place, copy, priority)
         else:
             self._told(Published.UNROUTABLE)
 
-    def _send(self, place: Place, request: Request, priority: int | None) -> None:
-        copy = copy_of(request, self._fresh(16).hex())
+    def _send(self, place: Place, copy: Request, priority: int | None) -> None:
         made = Publication(place.exchange, place.key, encode_request(copy), copy.id, "call", priority=priority)
         self._broker.publish(made, self._told)
 

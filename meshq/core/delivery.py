@@ -167,7 +167,10 @@ def before_work(
 def settle_work(
     request: Request, outcome: HttpResponse | Failed, retry: Retry, jitter: float, now_ms: int
 ) -> Done | Again | PutBack | Bury:
-    """What becomes of a durable message. `jitter` is random, from 0 to 1; `now_ms` is for a Retry-After that names a time."""
+    """What becomes of a durable message. `jitter` is random, from 0 to 1; `now_ms` is for a Retry-After that names a time. A
+    mirrored copy is not worth a second attempt."""
+    if request.mirrored:
+        retry = retry._replace(attempts=1)
     if isinstance(outcome, HttpResponse):
         return _settle_answered(request, outcome, retry, jitter, now_ms)
     if outcome.failure in (Failure.REFUSED, Failure.CANCELLED):  # the latter: this sidecar stops

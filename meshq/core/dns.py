@@ -65,7 +65,10 @@ class Names:
         there is a picture it is nobody's: the broker and the registry are looked up by such names too."""
         cluster = self._zone.cluster
         service = None if cluster is None else service_of(name, cluster)
-        return service if service in self.picture.services and service not in self._zone.spared else None
+        if service is None or service in self._zone.spared:
+            return None
+        found = self.picture.services.get(service)
+        return service if found is not None and found.majors else None  # others are only looked up, never called
 
     # --- under the mesh's domain ----------------------------------------------------------------------------------------------
 

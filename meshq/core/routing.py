@@ -67,6 +67,8 @@ class Choice:
         value = header(call.headers, self._sticky) if self._sticky else None
         if not value and call.key:  # messages with one key stay in order, so they stay with one version
             value = call.key.encode()
+        if not value:  # a repeat comes to the version that knows of the first
+            value = header(call.headers, b"idempotency-key")
         if value:
             return self._outcomes[self._shares.of(value)]
         return self._outcomes[self._shares.at(int.from_bytes(random[:4], "big"))]
@@ -212,7 +214,9 @@ def _way(service: Service, policy: Policy, major: int, selector: str = "", event
 
 def _copies(service: Service, policy: Policy, major: int) -> Copies | None:
     mirror = policy.mirror
-    if mirror is None or mirror.to == major or mirror.to not in service.majors or not mirror.percent:
+    if mirror is None or mirror.to == major or not mirror.percent:
+        return None
+    if not _is_ready(service, mirror.to):  # copies would only pile up, and be old news to whoever comes
         return None
     return Copies(topic(service.name, mirror.to), round(mirror.percent / 100 * DRAWS))
 
@@ -232,6 +236,10 @@ def _unknown(address: Address, snapshot: Snapshot) -> Problem:
             Code.UNAVAILABLE,
             f"the registry has not answered yet, so where {address} goes is not known; an address with a major version "
             f"({address.service}@1) needs no registry",
+        )
+    if address.service in snapshot.services:
+        return Problem(
+            Code.UNKNOWN_SERVICE, f"{address.service!r} is registered, but serves no version: nobody takes its calls"
         )
     known = ", ".join(sorted(snapshot.services)[:10]) or "none yet"
     return Problem(

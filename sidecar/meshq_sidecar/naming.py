@@ -6,7 +6,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from meshq.core.dns import Names, Zone
-from meshq.core.instances import Snapshot
+from meshq.core.errors import Code, refuse
+from meshq.core.instances import EMPTY, Snapshot
 from meshq.core.resolv import cluster_of, service_of
 from meshq.settings import Settings
 
@@ -30,8 +31,18 @@ class Naming:
         return self._names
 
     def captured(self, host: str) -> str | None:
-        """The service of the mesh that the cluster would mean by `host` (lower case); None for any other host."""
-        return None if self.zone.cluster is None else self.names().captured(host)
+        """The service of the mesh that the cluster would mean by `host` (lower case); None for any other host. Raises Refused while
+        it is not known which those are."""
+        cluster = self.zone.cluster
+        if cluster is None:
+            return None
+        if self._picture() is EMPTY:
+            service = service_of(host, cluster)
+            if service is not None and service not in self.zone.spared:
+                raise refuse(
+                    Code.UNAVAILABLE, f"the registry has not answered yet, so what {host[:100]!r} is is not known"
+                )
+        return self.names().captured(host)
 
     def as_json(self, port: int, resolvers: Sequence[str]) -> dict[str, Any]:
         """For `/v1/self`. `port`: of mesh DNS; `resolvers`: those that the rest is forwarded to."""

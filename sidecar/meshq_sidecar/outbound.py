@@ -79,7 +79,9 @@ class Outbound:
                 target = request.target
                 if not target.startswith(b"/") and target != b"*":
                     target = _origin_form(target)
-                self._call(exchange, carry(request.headers), address, target, None, Route.PORT)
+                carried = carry(request.headers)
+                self._check_origin(carried)
+                self._call(exchange, carried, address, target, None, Route.PORT)
             except Refused as refused:
                 exchange.respond(refused.problem.as_response())
 

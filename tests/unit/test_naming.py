@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from meshq.core.errors import Code, Refused
 from meshq.core.instances import EMPTY
 from meshq.core.resolv import Cluster
 from meshq.settings import Settings, load
@@ -47,6 +48,16 @@ def test_with_capture_they_are_the_meshs() -> None:
     seen = picture(billing=(1,))
     assert naming.captured("billing.shop") == "billing"
     assert naming.as_json(53, [])["capture"] == {"namespace": "shop", "domain": "cluster.local"}
+
+
+def test_before_the_first_picture_nobody_knows_what_is_captured() -> None:
+    zone = zone_of(settings(dns_capture="1", passthrough="legacy"), SEARCH, v6=False)
+    naming = Naming(zone, lambda: EMPTY)
+    with pytest.raises(Refused) as refused:
+        naming.captured("orders.shop")
+    assert refused.value.problem.code is Code.UNAVAILABLE
+    assert naming.captured("legacy") is None
+    assert naming.captured("example.com") is None
 
 
 def test_the_names_are_made_once_a_picture() -> None:

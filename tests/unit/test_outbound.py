@@ -159,6 +159,13 @@ class TestNamed:
         assert len(world.caller.calls) == (status is None)
 
 
+def test_a_page_from_elsewhere_may_not_call_an_intercepted_port_either() -> None:
+    world = World()
+    exchange = world.ask("POST", "/", [(b"Host", b"localhost:8081"), (b"Origin", b"http://evil.example")], port=8081)
+    assert [response.status for response in exchange.responses] == [403]
+    assert not world.caller.calls
+
+
 @pytest.mark.parametrize("target", ["/a?b", "http://orders.shop/a?b"])
 def test_captured_names_are_taken_on_the_sidecars_own_port_too(target: str) -> None:
     world = World()

@@ -145,6 +145,12 @@ def test_calls_with_one_key_stay_with_one_version(sticky: str | None) -> None:
 # --- nobody is ready ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_repeat_comes_to_the_version_of_the_first() -> None:
+    sent = Sent(picture({1: [READY], 2: [READY]}, policy(weights={"1": 50, "2": 50})))
+    for number in range(20):
+        assert len(sent.spread(20, call(headers=[(b"Idempotency-Key", b"k%d" % number)]))) == 1
+
+
 @pytest.mark.parametrize(
     ("address", "topic", "event"),
     [
@@ -299,7 +305,7 @@ def copied(sent: Sent, count: int, made: Call | None = None) -> list[tuple[str, 
 
 
 def test_a_part_of_the_calls_is_copied_whichever_version_they_go_to() -> None:
-    three = {1: [READY], 2: [READY], 3: []}
+    three = {1: [READY], 2: [READY], 3: [READY]}
     sent = Sent(picture(three, policy(weights={1: 50, 2: 50}, mirror={"to": 3, "percent": 20})))
     found = Counter(copied(sent, 10_000))
     assert set(found) == {("orders.v1", "orders.v3"), ("orders.v2", "orders.v3")}
@@ -312,6 +318,13 @@ def test_a_part_of_the_calls_is_copied_whichever_version_they_go_to() -> None:
 def test_no_call_or_every_call_is_copied(percent: int, count: int) -> None:
     sent = Sent(picture(BOTH, policy(weights={1: 1}, mirror={"to": 2, "percent": percent})))
     assert len(copied(sent, 300)) == count
+
+
+@pytest.mark.parametrize("state", [PAUSED, UNHEALTHY, DOWN])
+def test_nothing_is_copied_to_a_version_with_nobody_ready(state: State) -> None:
+    found = Sent(picture({1: [READY], 3: [state]}, policy(weights={"1": 1}, mirror={"to": "3", "percent": 100}))).find()
+    assert isinstance(found, Route)
+    assert found.copies is None
 
 
 def test_nothing_is_copied_to_a_version_that_never_was_there() -> None:
