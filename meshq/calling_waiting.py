@@ -1,9 +1,9 @@
 """The waited calls that have no answer yet: a bounded table, with one timer for all deadlines."""
 
-import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
+from meshq.calling_timer import DeadlineTimer
 from meshq.core.callreq import Call
 from meshq.core.calls import Full, PendingCalls
 from meshq.core.errors import Code, Problem
@@ -40,8 +40,7 @@ class WaitingCalls:
         self._expired = expired
         self._pending: PendingCalls[Waiting] = PendingCalls(MAX_PENDING, MAX_PENDING_BYTES)
         self._by_service: dict[str, int] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._timer = DeadlineTimer(clock, self._expire)
         self.get = self._pending.get
         self.replace = self._pending.replace
         self.entries = self._pending.entries
@@ -60,7 +59,7 @@ class WaitingCalls:
         except Full:
             return Problem(Code.OVERLOADED, f"{len(self._pending)} calls already wait for an answer")
         self._by_service[service] = count + 1
-        self._watch(deadline)
+        self._timer.watch(deadline)
         return None
 
     def take(self, message_id: str) -> Waiting | None:
@@ -79,19 +78,8 @@ class WaitingCalls:
             del self._by_service[service]
         self._ended(waiting)
 
-    def _watch(self, deadline: float) -> None:
-        if self._timer is None or deadline < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = deadline
-            delay = max(0.0, deadline - self._clock.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._expire)
-
-    def _expire(self) -> None:
-        self._timer = None
+    def _expire(self) -> float | None:
         for waiting in self._pending.expire(self._clock.monotonic()):
             self._forget(waiting)
             self._expired(waiting)
-        following = self._pending.next_deadline()
-        if following is not None:
-            self._watch(following)
+        return self._pending.next_deadline()
