@@ -24,7 +24,8 @@ from meshq.core.instances import Snapshot, State
 from meshq.core.message import DecodeError, Fault, Message, Request, Response, decode
 from meshq.core.outcomes import as_response
 from meshq.core.places import Place, call_place
-from meshq.core.routing import Routes, in_panic, unroutable
+from meshq.core.routing import Routes, unroutable
+from meshq.core.standing import panics
 from meshq.core.usage import Usage
 from meshq.ports import Broker, Clock, Delivery, Metrics
 from meshq.randomness import Randomness
@@ -230,7 +231,7 @@ class Caller:
         if fault:
             return f"{waited}: {fault}"
         service = self._picture().services.get(name)
-        if service is not None and in_panic(service):
+        if service is not None and panics(service):
             return f"{waited}: every instance of {name} is unhealthy"
         if service is None or not any(i.state is State.READY for i in service.instances):
             return f"{waited}: no instance of {name} is ready"

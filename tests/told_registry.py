@@ -17,6 +17,7 @@ class ToldRegistry:
         self.said: list[tuple[object, ...]] = []
         self.registered: list[Instance] = []
         self.away = ""
+        self.refuses_policies = False
         self.fenced = False
         self.known = False
         self.generation = 0
@@ -90,7 +91,10 @@ class ToldRegistry:
         raise NotImplementedError("an operator's")
 
     async def put_policy(self, service: str, policy: Policy | None) -> None:
-        raise NotImplementedError("an operator's")
+        self._check()
+        if self.refuses_policies:
+            raise RegistryAway("no rights")
+        self.said.append(("policy", service, policy))
 
     async def retire(self, service: str, major: int) -> bool:
         raise NotImplementedError("an operator's")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from random import Random
 from types import MappingProxyType
 
-from meshq.core.eviction import SECOND_MS, allowance, given_up_at, holds
-from meshq.core.instances import FORGET_AFTER_MS, Instance, Load, Pause, State, visible_state
+from meshq.core.eviction import GUARD_AFTER_RETURN_MS, QUIET_AGAIN, SECOND_MS, allowance, given_up_at, holds
+from meshq.core.instances import FORGET_AFTER_MS, TTL_MS, Instance, Load, Pause, State, visible_state
 
 NEVER = 2**63
 """A time that does not come, Unix milliseconds."""
@@ -53,16 +53,23 @@ class Lease:
         self.record = replace(self.record, pause=own, orders=self.record.orders._replace(pause=ordered))
         return True
 
-    def given_up_at(self, held: bool) -> int:
-        return given_up_at(self.record.last_seen_ms, self.deadline_ms, self.ttl_ms, held=held)
+    @property
+    def lost_ms(self) -> int:
+        """From when on it is given up, if nothing holds that up."""
+        return self.deadline_ms + self.ttl_ms
 
-    def moments(self, now_ms: int, held: bool) -> Iterator[int]:
+    def given_up_at(self, held: bool, quiet_ms: int) -> int:
+        return given_up_at(self.record.last_seen_ms, self.deadline_ms, self.ttl_ms, held=held, quiet_ms=quiet_ms)
+
+    def moments(self, now_ms: int, held: bool, quiet_ms: int) -> Iterator[int]:
         """When it changes next, by each that can change it. One that is over already: it waits for its turn to be given up."""
         yield from (pause.until_ms for pause in self.pauses if pause is not None and pause.until_ms is not None)
         if self.gone_ms is not None:
             yield self.gone_ms + FORGET_AFTER_MS
+        elif now_ms < self.lost_ms:
+            yield self.deadline_ms if now_ms < self.deadline_ms else self.lost_ms
         else:
-            yield self.deadline_ms if now_ms < self.deadline_ms else self.given_up_at(held)
+            yield self.given_up_at(held, quiet_ms)
 
 
 class Leases:
@@ -76,6 +83,10 @@ class Leases:
         self._recent: deque[tuple[int, int]] = deque()
         """When how many were given up within the last second."""
         self._any_expired = False
+        self._held = False
+        """By the share of those whose leases ran out."""
+        self._quiet_ms = 0
+        """Until when nobody is given up because one came back."""
         self.due_ms = NEVER
         """No instance is seen otherwise before, unless something is done to one."""
         self.holding = False
@@ -94,6 +105,9 @@ class Leases:
 
     def renew(self, lease: Lease, load: Load, now_ms: int) -> bool:
         """Returns whether readers see it otherwise: it is back from suspect or down."""
+        guard_ms = GUARD_AFTER_RETURN_MS * self._ttl_ms // TTL_MS
+        if now_ms >= lease.deadline_ms and now_ms >= self._quiet_ms + (QUIET_AGAIN - 1) * guard_ms:
+            self._quiet_ms = now_ms + guard_ms
         lease.record = replace(lease.record, load=load, last_seen_ms=now_ms)
         lease.deadline_ms, lease.gone_ms = now_ms + lease.ttl_ms, None
         changed = lease.look(now_ms)
@@ -111,7 +125,7 @@ class Leases:
     def touch(self, lease: Lease, now_ms: int) -> None:
         """Something was done to it."""
         lease.look(now_ms)
-        self.due_ms = min(self.due_ms, *lease.moments(now_ms, self.holding))
+        self.due_ms = min(self.due_ms, *lease.moments(now_ms, self._held, self._quiet_ms))
         self._resettle()
 
     def settle(self, now_ms: int) -> set[str]:
@@ -125,8 +139,8 @@ class Leases:
             if lease.look(now_ms) or ended:
                 changed.add(lease.record.service)
         turn = self._recent[0][0] + SECOND_MS if self._recent else NEVER
-        moments = (at if at > now_ms else turn for lease in self for at in lease.moments(now_ms, self.holding))
-        self.due_ms = min(moments, default=NEVER)
+        moments = (at for lease in self for at in lease.moments(now_ms, self._held, self._quiet_ms))
+        self.due_ms = min((at if at > now_ms else turn for at in moments), default=NEVER)
         return changed
 
     def __iter__(self) -> Iterator[Lease]:
@@ -149,17 +163,21 @@ class Leases:
         """Those whose time has come, as far as core/eviction.py lets."""
         standing = [lease for lease in self if lease.gone_ms is None]
         expired = [lease for lease in standing if now_ms >= lease.deadline_ms]
-        self.holding = holds(len(standing), len(expired))
-        due = [lease for lease in expired if now_ms >= lease.given_up_at(self.holding)]
+        held = holds(len(standing), len(expired))
+        due = [lease for lease in expired if now_ms >= lease.given_up_at(held, self._quiet_ms)]
+        chosen = self._chance.sample(due, min(self._room(len(standing), now_ms), len(due)))
+        for lease in chosen:
+            lease.gone_ms = now_ms
+        if chosen:
+            self._recent.append((now_ms, len(chosen)))
+        left = [lease for lease in expired if lease.gone_ms is None]
+        self._any_expired = bool(left)
+        self._held = holds(len(standing) - len(chosen), len(left))
+        quiet = now_ms < self._quiet_ms and any(now_ms >= lease.lost_ms for lease in left)
+        self.holding = self._held or quiet
+
+    def _room(self, leases: int, now_ms: int) -> int:
+        """How many may be given up now."""
         while self._recent and self._recent[0][0] <= now_ms - SECOND_MS:
             self._recent.popleft()
-        room = allowance(len(standing)) - sum(count for _, count in self._recent)
-        if due and room > 0:
-            chosen = self._chance.sample(due, min(room, len(due)))
-            for lease in chosen:
-                lease.gone_ms = now_ms
-            self._recent.append((now_ms, len(chosen)))
-            self.holding = holds(len(standing) - len(chosen), len(expired) - len(chosen))
-            self._any_expired = len(expired) > len(chosen)
-        else:
-            self._any_expired = bool(expired)
+        return max(0, allowance(leases) - sum(count for _, count in self._recent))

@@ -1,12 +1,14 @@
 """The registry on Redis: small scripts, each on the keys of one service, by the server's own clock (redis_keys.py)."""
 
+import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from meshq.adapters import redis_records as records
 from meshq.adapters.redis_calls import CALL_SECONDS, Calls
 from meshq.adapters.redis_client import Tls, connect
 from meshq.adapters.redis_evaluate import Run
-from meshq.adapters.redis_keys import Keys, service_script
+from meshq.adapters.redis_keys import Keys, said, service_script
 from meshq.adapters.redis_mesh import MeshSlot, word
 from meshq.adapters.redis_pictures import Pictures
 from meshq.adapters.redis_sweep import Sweep
@@ -15,7 +17,7 @@ from meshq.adapters.redis_watch import Watch
 from meshq.core.instances import FORGET_AFTER_MS, TTL_MS, Instance, Load, Renewal, Snapshot, State
 from meshq.core.names import parse_topic
 from meshq.core.policy import Policy
-from meshq.ports import Fenced
+from meshq.ports import Fenced, RegistryAway
 
 CALLERS_KEPT_MS = 24 * 3_600_000
 MAX_REMEMBERED = 10_000
@@ -40,6 +42,8 @@ class RedisRegistry:
         self._writes: dict[tuple[str, str, int], int] = {}
         """Of instances that are renewed here (service, id, generation): how often they were written to. Redis knowing of fewer has
         lost some, in a failover or by a crash."""
+        self._process = f"{random.getrandbits(64):016x}"
+        """Whose registrations these are."""
 
     async def open(self) -> None:
         """Connections are made when they are needed."""
@@ -53,7 +57,7 @@ class RedisRegistry:
     async def register(self, instance: Instance) -> int:
         args = (
             instance.id,
-            records.record(instance),
+            records.record(instance, self._process),
             records.metadata(instance.metadata),
             instance.state.value,
             records.load(instance.load),
@@ -71,7 +75,7 @@ class RedisRegistry:
 
     async def renew(self, service: str, instance: str, generation: int, load: Load) -> Renewal | None:
         mark = (service, instance, generation)
-        args = (instance, generation, records.load(load), self._writes.get(mark, 0), self._sweep.guard_ms)
+        args = (instance, self._owner(generation), records.load(load), self._writes.get(mark, 0), self._sweep.guard_ms)
         standing, now, changed, writes, _ = await self._calls.run(
             service_script("renew"), self._keys.service(service), args
         )
@@ -81,7 +85,9 @@ class RedisRegistry:
             return None
         self._note_writes(mark, writes)
         if changed:
-            return Renewal(now, await self._slot.note("renew", word(service, instance)))
+            revision = await self._slot.note("renew", word(service, instance))
+            await self._said(service, now, instance)
+            return Renewal(now, revision)
         return Renewal(now, (await self._sweep.look(service)).revision)
 
     async def set_state(self, service: str, instance: str, generation: int, state: State) -> None:
@@ -108,14 +114,22 @@ class RedisRegistry:
     async def _order(self, script: str, service: str, instance: str, generation: int | None, *args: object) -> bool:
         """False when the instance is unknown. Raises Fenced."""
         keys = self._keys.with_pause(service, instance) if script == "deregister" else self._keys.service(service)
-        given = (instance, "" if generation is None else generation, *args)
-        standing, _, changed, writes, due = await self._calls.run(service_script(script), keys, given)
+        given = (instance, self._owner(generation), *args)
+        standing, now, changed, writes, due = await self._calls.run(service_script(script), keys, given)
         self._check_owned(standing, service, instance)
         if generation is not None and standing == b"ok":
             self._note_writes((service, instance, generation), writes)
         if changed:
             await self._slot.note(script, word(service, instance), due)
+            await self._said(service, now, instance)
         return bool(standing == b"ok")
+
+    def _owner(self, generation: int | None) -> str:
+        return "" if generation is None else f"{generation} {self._process}"
+
+    async def _said(self, service: str, now_ms: int, instance: str = "") -> None:
+        with suppress(RegistryAway):  # then who looks at the leases says it once more
+            await self._calls.run_all([said(self._keys, service, now_ms, [instance])])
 
     def _check_owned(self, standing: bytes, service: str, instance: str) -> None:
         if standing == b"fenced":
@@ -142,8 +156,10 @@ class RedisRegistry:
 
     async def put_policy(self, service: str, policy: Policy | None) -> None:
         args = (records.policy(policy),)
-        if await self._calls.run(service_script("put_policy"), self._keys.service(service), args):
+        now, changed = await self._calls.run(service_script("put_policy"), self._keys.service(service), args)
+        if changed:
             await self._slot.note("put_policy", f"{service}/")
+            await self._said(service, now)
 
     async def called(self, caller: str, topics: Sequence[str]) -> None:
         majors: dict[str, list[int]] = {}
@@ -167,7 +183,8 @@ class RedisRegistry:
 
     async def retire(self, service: str, major: int) -> bool:
         keys = self._keys.service(service)
-        free, changed, forgotten = await self._calls.run(service_script("retire"), keys, (major,))
+        free, changed, forgotten, now = await self._calls.run(service_script("retire"), keys, (major,))
         if changed:
             await self._slot.note("retire", service, forgotten=service if forgotten else "")
+            await self._said(service, now)
         return bool(free)

@@ -16,6 +16,8 @@ from meshq.adapters.redis_url import Address, RedisUrl
 SLOTS = 16384
 MOST_MOVES = 5
 """How often a command is sent on. Slots move one at a time, and rarely."""
+CONNECT_SHARE = 0.5
+"""Of the time to connect, for each server: one whose host is gone is found out before the call is over."""
 MOVE_SECONDS = 0.05
 """For a slot to move. Meanwhile a script on several keys, not all of which exist, is told to try again."""
 
@@ -34,6 +36,13 @@ class ClusterLink:
         self._asking = asyncio.Lock()
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            return await self._ask(commands)
+        except BaseException:  # also a cancellation: a server that is silent was waited for, and may have been replaced
+            self._slots = []
+            raise
+
+    async def _ask(self, commands: Sequence[Command]) -> list[Any]:
         slots = await self._learn()
         answers: list[Any] = [None] * len(commands)
         places = [self._place(slots, command) for command in commands]
@@ -89,7 +98,6 @@ class ClusterLink:
     def _place(self, slots: list[Address | None], command: Command) -> tuple[Address, bool]:
         address = slots[key_slot(command.key.encode())]
         if address is None:
-            self._slots = []
             raise ClusterDownError("no server has some of the keys")
         return address, False
 
@@ -106,7 +114,8 @@ class ClusterLink:
 
     def _server(self, address: Address) -> ServerLink:
         if address not in self._servers:
-            pool = server_pool(address, self._url.user, self._url.password, 0, self._seconds, self._tls)
+            seconds = CONNECT_SHARE * self._seconds
+            pool = server_pool(address, self._url.user, self._url.password, 0, seconds, self._tls)
             self._servers[address] = ServerLink(pool, self._single)
         return self._servers[address]
 
@@ -122,11 +131,9 @@ class ClusterLink:
         )
         for share, said in zip(shares.values(), told, strict=True):
             if isinstance(said, BaseException):
-                self._slots = []  # it may have been replaced
                 raise said
             for n, answer in zip(share, said, strict=True):
                 if isinstance(answer, LOST):
-                    self._slots = []
                     raise answer
                 answers[n] = answer
 

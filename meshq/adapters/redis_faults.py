@@ -10,6 +10,7 @@ from meshq.adapters.redis_url import VARIABLE, RedisUrl
 LOST = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ClusterDownError, TimeoutError, OSError)
 """No answer came, or none that is about the command. Any other RedisError is Redis's answer to one command."""
 FAILURES = (exceptions.RedisError, TimeoutError, OSError)
+RIGHTS = """`python -c "from meshq.core.redis_acl import rules; print(*rules('<mesh>'))"` prints what follows ACL SETUSER <user>"""
 
 
 def explain(error: BaseException, url: RedisUrl, seconds: float) -> str:
@@ -25,7 +26,7 @@ def _fault(error: BaseException) -> str:
         case exceptions.AuthenticationError():
             return f"refuses user or password: check those in {VARIABLE}"
         case exceptions.ResponseError() as refused if _lacks_a_right(refused):
-            return f"refuses: {_said(refused)}; give the user the rights that meshq needs (`meshq policy render`)"
+            return f"refuses: {_said(refused)}; give the user the rights that meshq needs: {RIGHTS}"
         case exceptions.ReadOnlyError():
             return f"is a replica: point {VARIABLE} at the master, or at the Sentinels with redis+sentinel://"
         case exceptions.OutOfMemoryError() as refused:

@@ -5,7 +5,9 @@ script.
     mq:{<mesh>}:...             the mesh as a whole: redis_scripts/mesh/common.lua
 """
 
-from meshq.adapters.redis_evaluate import Script, load_script
+from collections.abc import Sequence
+
+from meshq.adapters.redis_evaluate import Run, Script, load_script
 
 
 class Keys:
@@ -15,7 +17,7 @@ class Keys:
         self.log = self.mesh[1]
 
     def service(self, service: str) -> list[str]:
-        names = ("inst", "lease", "gone", "ready", "ends", "about", "callers")
+        names = ("inst", "lease", "gone", "ready", "ends", "about", "callers", "unsaid")
         return [f"mq:{{{self._mesh}:{service}}}:{name}" for name in names]
 
     def with_pause(self, service: str, instance: str) -> list[str]:
@@ -25,6 +27,11 @@ class Keys:
 
 def mesh_script(name: str) -> Script:
     return load_script("mesh/common", f"mesh/{name}")
+
+
+def said(keys: Keys, service: str, until_ms: int, instances: Sequence[str]) -> Run:
+    """The mesh was told of what changed until then: of these instances, "" for all of the service."""
+    return Run(service_script("said"), keys.service(service), (until_ms, *instances))
 
 
 def service_script(name: str) -> Script:

@@ -1,7 +1,9 @@
 """The mesh as a whole: the revision of the picture, its epoch, the log of changes, and when leases are to be looked at.
 
-A change is two steps, because in a cluster a service and the mesh as a whole are on different servers: first the service's script,
-then `note`. What was broken off in between is still owed, and noted before anything else is asked.
+A change is steps, because in a cluster a service and the mesh as a whole are on different servers: the service's script, which marks
+it as unsaid; `note`; and said.lua, which takes the mark away. What was broken off before `note` is still owed here, and noted before
+anything else is asked; and whoever finds the mark notes it again, so that no answer that got lost, and no process that ended, leaves
+others with an old picture. (A registration has no mark: it is repeated until it is answered.)
 """
 
 import random
@@ -41,8 +43,10 @@ class Seen(NamedTuple):
 
 
 def named(service: str, instances: Sequence[str]) -> list[str]:
-    """How the log names these instances of a service."""
-    return [service] if len(instances) > MOST_NAMED else [word(service, ident) for ident in instances]
+    """How the log names these instances of a service; "" is all of it."""
+    return (
+        [service] if len(instances) > MOST_NAMED or "" in instances else [word(service, ident) for ident in instances]
+    )
 
 
 def word(service: str, instance: str) -> str:

@@ -31,6 +31,8 @@ class Part(NamedTuple):
     """Time has changed something that was not counted as a change yet."""
     late: bool
     """Somebody could be given up."""
+    returned_ms: int
+    """When last a lease was renewed that was over; 0: never."""
 
 
 class Parts:
@@ -47,7 +49,8 @@ class Parts:
                 entries.append(records.read(name, ident, known, deadlines, now))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 self._note_broken(name, ident.decode(errors="replace"), known.get(ident, b""), error)
-        policy, majors = self._about(name, records.pairs(about))
+        what = records.pairs(about)
+        policy, majors = self._about(name, what)
         instances = [entry.instance for entry in entries]
         if old is not None:
             read = set(only)
@@ -62,6 +65,7 @@ class Parts:
             sum(entry.expired for entry in entries),
             any(entry.unsaid for entry in entries),
             any(entry.late for entry in entries),
+            int(returned) if (returned := what.get(b"returned", b"")).isdigit() else 0,
         )
 
     def _about(self, name: str, fields: dict[bytes, bytes]) -> tuple[Policy | None, dict[int, Version]]:

@@ -41,7 +41,8 @@ class Entry(NamedTuple):
 # --- writing ----------------------------------------------------------------------------------------------------------------
 
 
-def record(instance: Instance) -> bytes:
+def record(instance: Instance, process: str = "") -> bytes:
+    """`process` is the token of the one that registers it."""
     return _packed(
         {
             "version": str(instance.version),
@@ -50,6 +51,7 @@ def record(instance: Instance) -> bytes:
             "address": instance.address,
             "endpoints": dict(instance.endpoints),
             "ttl": instance.ttl_ms,
+            "process": process,
         }
     )
 

@@ -51,6 +51,7 @@ class Watch:
                 return revision
             seen = await self._next(seen, left)
         await asyncio.sleep(max(0.0, min(self._not_before, end) - clock()))
+        self._pictures.tell()
         self._not_before = clock() + max(GAP, min(REST * self._pictures.took, MOST_REST))
         return seen.revision
 

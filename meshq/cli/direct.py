@@ -48,7 +48,10 @@ class Direct:
         return json.loads(self.ask(get(path, query), SECONDS).body)
 
     def ask(self, request: HttpRequest, timeout: float) -> HttpResponse:
-        return checked(self._runner.run(self._api.answer(request)), "")
+        try:
+            return checked(self._runner.run(asyncio.wait_for(self._api.answer(request), timeout)), "")
+        except TimeoutError as error:
+            raise Away(f"broker and registry did not answer within {timeout:g} s: try again") from error
 
     def call(self, request: HttpRequest, address: str, timeout: float) -> HttpResponse:
         try:

@@ -5,11 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
+from meshq.adapters.clock import SystemClock
 from meshq.cli import reach, tables
 from meshq.cli.asking import ask, reached, request, segment
 from meshq.cli.exits import FAILED, leave
 from meshq.cli.show import AGAIN_AFTER, ControlUrl, Format
 from meshq.core.durations import parse_duration_ms
+from meshq.ports import Clock
+
+LEAST_ASKING = 1.0
+"""Seconds that the last question of --wait has, however little is left: without an answer nobody knows how it is."""
 
 
 def _duration(text: str | None) -> str | None:
@@ -81,7 +86,7 @@ def drain(
     with reached(control) as way:
         found = ask(way, request("POST", f"/v1/instances/{segment(instance)}/drain", {}, service=service))
         if wait:
-            _wait(way, found, parse_duration_ms(timeout) / 1000)
+            _wait(way, found, parse_duration_ms(timeout) / 1000, SystemClock())
         elif output is Format.TABLE:
             typer.echo(f"{_name(found)} is told to drain")
         if output is not Format.TABLE:
@@ -131,13 +136,16 @@ def _resumed(found: dict[str, Any]) -> str:
     return f"{_name(found)} still pauses by itself, {tables.paused_for(held)}"
 
 
-def _wait(way: reach.Reach, ordered: dict[str, Any], seconds: float) -> None:
+def _wait(way: reach.Reach, ordered: dict[str, Any], seconds: float, clock: Clock) -> None:
     """Until a renewal says that it drains and has nothing in flight. Exits with 1 when that takes too long."""
-    waited = 0.0
+    end = clock.monotonic() + seconds
+    left = seconds
     path = f"/v1/instances/{segment(ordered['id'])}"
-    while waited < seconds:
+    while left > 0:
         try:
-            now = ask(way, request("GET", path, service=ordered["service"]))
+            now = ask(
+                way, request("GET", path, service=ordered["service"]), max(LEAST_ASKING, min(left, reach.SECONDS))
+            )
         except reach.Failed as failed:
             if failed.status == 404:
                 return
@@ -145,7 +153,6 @@ def _wait(way: reach.Reach, ordered: dict[str, Any], seconds: float) -> None:
         renewed = now["lastSeen"] != ordered["lastSeen"]
         if now["state"] == "down" or (renewed and now["state"] == "draining" and not now["inFlight"]):
             return
-        pause_for = min(AGAIN_AFTER / 4, seconds - waited)
-        way.wait(pause_for)
-        waited += pause_for
+        way.wait(max(0.0, min(AGAIN_AFTER / 4, end - clock.monotonic())))
+        left = end - clock.monotonic()
     leave(FAILED, f"{_name(ordered)} is not drained after {seconds:g} s: {now['state']}, {now['inFlight']} in flight")

@@ -2,9 +2,13 @@
 
 In this order: --control or MESHQ_CONTROL_URL; MESHQ_BROKER_URL and MESHQ_REGISTRY_URL; the dev mesh that runs in this folder
 or one above it; a control API on its usual port on this machine.
+
+The operators' token (MESHQ_API_TOKEN) goes only to a control API whose URL was given: on a port that was guessed, and in a file that
+was found on the way up, others may have put theirs.
 """
 
 import http.client
+import ipaddress
 import json
 import os
 import socket
@@ -63,7 +67,8 @@ def choose(control: str | None) -> Reach:
     control = control or environment.get("MESHQ_CONTROL_URL") or None
     if control is not None:
         if urlsplit(control).scheme in ("http", "https"):
-            return ControlApi(control, f"the control API at {control}")
+            token = environment.get("MESHQ_API_TOKEN", "")
+            return ControlApi(control, f"the control API at {control}", token)
         return _dev_mesh(Path(control))
     if environment.get("MESHQ_BROKER_URL") or environment.get("MESHQ_REGISTRY_URL"):
         return _direct(environment)
@@ -71,10 +76,11 @@ def choose(control: str | None) -> Reach:
 
 
 def _dev_mesh(folder: Path | None) -> Reach:
-    from meshq.dev.state import find
+    from meshq.dev.state import FILE, find
 
     found = find((folder or Path.cwd()).resolve())
-    if found.running is not None:
+    if found.running is not None and found.folder is not None:
+        _check_ours(found.running.control, found.folder / FILE)
         return ControlApi(found.running.control, f"the dev mesh of {found.running.file}")
     if folder is None and _is_control_api(USUAL):
         return ControlApi(USUAL, f"the control API at {USUAL}")
@@ -83,6 +89,30 @@ def _dev_mesh(folder: Path | None) -> Reach:
         f"no dev mesh runs {where} (start one with `meshq dev`), and neither --control, MESHQ_CONTROL_URL nor MESHQ_BROKER_URL "
         f"with MESHQ_REGISTRY_URL names another mesh{'; ' + found.hint if found.hint else ''}"
     )
+
+
+def _check_ours(url: str, file: Path) -> None:
+    """Any folder above may be another user's, and its file name any place. Raises Away."""
+    with suppress(OSError):
+        if _is_loopback(url) and _is_of_this_user(file):
+            return
+    raise Away(
+        f"{file} is not of this user, or names a control API that is not on this machine: if it is to be trusted, give "
+        "the URL with --control or MESHQ_CONTROL_URL"
+    )
+
+
+def _is_of_this_user(file: Path) -> bool:
+    """Raises OSError."""
+    return file.stat().st_uid == os.geteuid()
+
+
+def _is_loopback(url: str) -> bool:
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        return parts.scheme == "http" and (host == "localhost" or ipaddress.ip_address(host).is_loopback)
+    return False
 
 
 def _is_control_api(url: str) -> bool:
@@ -112,9 +142,8 @@ def get(path: str, query: Mapping[str, str]) -> HttpRequest:
     return HttpRequest(b"GET", target.encode(), [], None)
 
 
-def with_token(headers: Headers) -> Headers:
-    """With the operators' token, where MESHQ_API_TOKEN gives one."""
-    token = os.environ.get("MESHQ_API_TOKEN", "")
+def with_token(headers: Headers, token: str) -> Headers:
+    """With the operators' token, if there is one; another that is given stays."""
     if not token or header(headers, b"meshq-token") is not None:
         return headers
     return [*headers, (b"Meshq-Token", token.encode())]
@@ -135,11 +164,12 @@ def checked(response: HttpResponse, what: str) -> HttpResponse:
 
 
 class ControlApi:
-    """Reach through the control API at `url`; `what` is how messages call it."""
+    """Reach through the control API at `url`; `what` is how messages call it. `token` is the operators', "" to send none."""
 
-    def __init__(self, url: str, what: str) -> None:
+    def __init__(self, url: str, what: str, token: str = "") -> None:
         self._url = urlsplit(url)
         self._what = what
+        self._token = token
 
     def get(self, path: str, query: Mapping[str, str]) -> Any:
         return json.loads(self.ask(get(path, query), SECONDS).body)
@@ -147,7 +177,13 @@ class ControlApi:
     def ask(self, request: HttpRequest, timeout: float) -> HttpResponse:
         # No web page and no fetched URL can send this header: whoever does means what he asks for.
         response = self._ask(request._replace(headers=[*request.headers, (b"Meshq-Api", b"1")]), timeout)
-        return checked(response, self._what)
+        try:
+            return checked(response, self._what)
+        except Failed as failed:
+            if failed.status == 403 and not self._token and os.environ.get("MESHQ_API_TOKEN"):
+                said = f"{failed}; MESHQ_API_TOKEN is sent only to the URL that --control or MESHQ_CONTROL_URL gives"
+                raise Failed(said, failed.status, failed.body) from failed
+            raise
 
     def call(self, request: HttpRequest, address: str, timeout: float) -> HttpResponse:
         from urllib.parse import quote
@@ -172,7 +208,7 @@ class ControlApi:
             try:
                 target = url.path.rstrip("/").encode() + request.target
                 connection.putrequest(request.method.decode(), target.decode("latin-1"), skip_accept_encoding=True)
-                for name, value in with_token(request.headers):
+                for name, value in with_token(request.headers, self._token):
                     connection.putheader(name, value)
                 if request.body is not None:
                     connection.putheader("Content-Length", str(len(request.body)))

@@ -12,7 +12,7 @@ from meshq.cli import reach, tables
 from meshq.cli.asking import ask, json_of, reached, request, segment
 from meshq.cli.exits import FAILED, leave
 from meshq.cli.route_options import merged
-from meshq.cli.show import ControlUrl, Format
+from meshq.cli.show import ControlUrl, Format, Watch, show_picture
 from meshq.core.http import header
 from meshq.core.names import BadName, check_service
 from meshq.core.policy import WhenAbsent
@@ -43,20 +43,34 @@ def show(
     output: Annotated[
         Format | None, typer.Option("-o", "--output", help="How to show it; else one as YAML, all as a table.")
     ] = None,
+    watch: Watch = False,
     control: ControlUrl = None,
 ) -> None:
     """Show a policy, as YAML that `set --file` takes.
 
-    Exits with 1 where the service has none.
+    Exits with 1 where the service has none; with --watch that is shown as an empty one.
     """
     from meshq.cli import writing
 
+    if watch:
+        _watch(service, output, control)
+        return
     with reached(control) as way:
         if service is None:
             writing.show(way.get("/v1/routes", {}), tables.policies, (output or Format.TABLE).value)
         else:
             found = ask(way, request("GET", f"/v1/routes/{segment(service)}"))
             writing.show(found, lambda body: tables.policies([body]), (output or Format.YAML).value)
+
+
+def _watch(service: str | None, output: Format | None, control: str | None) -> None:
+    def one(policies: list[dict[str, Any]]) -> dict[str, Any]:
+        return next((policy for policy in policies if policy["service"] == service), {"service": service})
+
+    if service is None:
+        show_picture(control, "/v1/routes", {}, tables.policies, output or Format.TABLE, True)
+    else:
+        show_picture(control, "/v1/routes", {}, lambda body: tables.policies([body]), output or Format.YAML, True, one)
 
 
 @app.command("set")

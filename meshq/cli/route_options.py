@@ -9,10 +9,13 @@ from meshq.core.policy_parsing import KEYS
 
 
 def merged(policy: Mapping[str, Any], given: Mapping[str, Any], unset: list[str]) -> dict[str, Any]:
-    """`policy` with what the options say: each takes the place of its key. None: not given."""
+    """`policy` with what the options say: each takes the place of its key. None: not given. Where the fallback list is changed and
+    `whenAbsent` is not given, it follows the list again (policy_parsing), or the list would be without effect."""
     unknown = [key for key in unset if key not in KEYS[1:]]
     if unknown:
         raise typer.BadParameter(f"{unknown[0]!r} is not one of {', '.join(KEYS[1:])}", param_hint="--unset")
+    if given.get("fallback") is not None or "fallback" in unset:
+        unset = [*unset, "whenAbsent"]
     found = {key: value for key, value in policy.items() if key not in unset}
     for key, value in given.items():
         if value is not None:

@@ -38,7 +38,7 @@ ControlUrl = Annotated[
 
 def services(output: AsFormat = Format.TABLE, watch: Watch = False, control: ControlUrl = None) -> None:
     """Show which services and versions are there."""
-    _show_picture(control, "/v1/services", {}, tables.services, output, watch)
+    show_picture(control, "/v1/services", {}, tables.services, output, watch)
 
 
 def instances(
@@ -48,7 +48,7 @@ def instances(
     control: ControlUrl = None,
 ) -> None:
     """Show every instance and its state."""
-    _show_picture(control, "/v1/instances", {"service": service}, tables.instances, output, watch)
+    show_picture(control, "/v1/instances", {"service": service}, tables.instances, output, watch)
 
 
 def queues(
@@ -63,17 +63,19 @@ def queues(
         show(lambda: way.get("/v1/queues", query), tables.queues, output, watch, lambda: way.wait(EVERY_SECONDS))
 
 
-def _show_picture(
+def show_picture(
     control: str | None,
     path: str,
     query: dict[str, str | None],
     as_table: Callable[[Any], tables.Table],
     output: Format,
     watch: bool,
+    pick: Callable[[Any], Any] = lambda body: body,
 ) -> None:
+    """`pick`: what of the body is shown."""
     with reached(control) as way:
         following = _Following(way, path, query)
-        show(following.next, as_table, output, watch, lambda: way.wait(LEAST_SECONDS))
+        show(lambda: pick(following.next()), as_table, output, watch, lambda: way.wait(LEAST_SECONDS))
 
 
 def show(

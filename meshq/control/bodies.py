@@ -21,7 +21,7 @@ def read(request: HttpRequest) -> Any:
         return _json(body)
     if b"yaml" not in kind:
         with suppress(ValueError, RecursionError):
-            return json.loads(body)
+            return _with_texts(json.loads(body))
     return _yaml(body)
 
 
@@ -57,9 +57,10 @@ def _checked(request: HttpRequest) -> bytes:
 
 def _json(body: bytes) -> Any:
     try:
-        return json.loads(body)
+        found = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise refuse(Code.BAD_REQUEST, f"the body is not JSON: {error}") from error
+    return _with_texts(found)
 
 
 def _yaml(body: bytes) -> Any:
@@ -69,12 +70,26 @@ def _yaml(body: bytes) -> Any:
     try:
         text = body.decode()
         _check_shape(YAML(typ="safe", pure=True).parse(text))
-        return YAML(typ="safe", pure=True).load(text)
+        return _with_texts(YAML(typ="safe", pure=True).load(text))
     except (YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, or a date that is none
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
         said = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise refuse(Code.BAD_REQUEST, f"the body is neither JSON nor YAML{where}: {said}") from error
+
+
+def _with_texts(found: Any) -> Any:
+    """`found`, if its texts can be written again: an escape can name half of a surrogate pair, which no encoding has."""
+    left = [found]
+    while left:
+        each = left.pop()
+        if isinstance(each, dict):
+            left += [*each.keys(), *each.values()]
+        elif isinstance(each, list | tuple | set):
+            left += each
+        elif isinstance(each, str) and any("\ud800" <= character <= "\udfff" for character in each):
+            raise refuse(Code.BAD_REQUEST, f"{each[:40]!r} is no text: it has half of a surrogate pair")
+    return found
 
 
 def _check_shape(events: Iterable[object]) -> None:

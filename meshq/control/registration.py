@@ -72,8 +72,9 @@ class Registration:
                     return None
                 if dict(known.metadata) != dict(wanted.metadata):
                     await registry.describe(wanted.service, wanted.id, generation, wanted.metadata)
-                # Of a suspect the lease is renewed by now. What a paused one said of itself the picture does not tell.
-                if known.state not in (wanted.state, State.SUSPECT) or known.state is State.PAUSED:
+                # Only who says it is ready is seen as a suspect. What a paused one said of itself the picture does not tell.
+                told = State.READY if known.state is State.SUSPECT else known.state
+                if told is not wanted.state or told is State.PAUSED:
                     await registry.set_state(wanted.service, wanted.id, generation, wanted.state)
         except Fenced:
             return None

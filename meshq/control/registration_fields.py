@@ -9,13 +9,12 @@ from meshq.core import names
 from meshq.core.errors import Code, refuse
 from meshq.core.instances import TTL_MS, Instance, Load, State
 from meshq.core.names import BadName, Version
+from meshq.core.self_requests import MAX_METADATA, MAX_PAIRS
 
 KEYS = ("version", "endpoints", "ttl", "metadata", "capacity", "inFlight", "state")
 MIN_TTL_MS, MAX_TTL_MS = 1000, 600_000
 MAX_ENDPOINTS = 16
 MAX_ENDPOINT = 300
-MAX_METADATA = 64
-MAX_KEY, MAX_VALUE = 100, 1000
 MAX_LOAD = 1_000_000
 STATES = (State.READY, State.STARTING, State.UNHEALTHY, State.PAUSED, State.DRAINING)
 """Those that one can say of oneself."""
@@ -32,7 +31,7 @@ _USUAL = "http"
 
 
 def read(service: str, ident: str, said: dict[str, Any]) -> Instance:
-    """Raises Refused with everything that is wrong."""
+    """Every text in `said` can be written in UTF-8 (bodies.read_map). Raises Refused with everything that is wrong."""
     faults: list[str] = []
 
     def take(key: str, read_one: Callable[[Any], T], default: T) -> T:
@@ -94,13 +93,19 @@ def _count(value: Any) -> int:
 
 
 def _metadata(value: Any) -> dict[str, str]:
-    if not isinstance(value, dict) or len(value) > MAX_METADATA:
-        raise ValueError(f"give an object of at most {MAX_METADATA} texts")
-    for key, text in value.items():
-        if not isinstance(key, str) or not isinstance(text, str) or len(key) > MAX_KEY or len(text) > MAX_VALUE:
-            raise ValueError(
-                f"{str(key)[:40]!r} is not a text of at most {MAX_VALUE:,} characters under a key of at most {MAX_KEY}"
-            )
+    """As much as an app may tell of itself through its sidecar (core/self_requests)."""
+    if not isinstance(value, dict):
+        raise ValueError('give an object such as {"zone": "a"}')  # noqa: TRY004
+    for name, text in value.items():
+        if not name or not name.isprintable():
+            raise ValueError(f"{name[:40]!r} is not a printable name")
+        if not isinstance(text, str):
+            raise ValueError(f"{name[:40]!r} is not a text")  # noqa: TRY004
+    size = sum(len(text.encode()) for pair in value.items() for text in pair)
+    if len(value) > MAX_PAIRS or size > MAX_METADATA:
+        raise ValueError(
+            f"at most {MAX_PAIRS} names and {MAX_METADATA} bytes in all; this would be {len(value)} and {size}"
+        )
     return dict(value)
 
 

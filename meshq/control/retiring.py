@@ -3,6 +3,7 @@
 The registry has the last word on instances, the broker on messages: between the look and the deed one may come, and then stays.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,6 +28,11 @@ from meshq.ports import Broker, Clock, QueueStats
 
 QUIET_MS = 3_600_000
 """A caller that called within this time may call again."""
+LOOKS, AGAIN_SECONDS = 10, 0.5
+"""At queues of which nobody says whether they are gone; the management API may tell of a deleted one a little longer."""
+
+LEFT = "was not deleted: a message has come, somebody consumes it, or this user may not delete it; retire it again"
+UNKNOWN = "may not be deleted: the broker does not tell whether it is still there; retire it again"
 
 
 class Version(NamedTuple):
@@ -111,14 +117,25 @@ class Retiring:
     async def _delete(self, queues: list[str]) -> list[Reason]:
         """Returns what is left of them."""
         await self._connected().withdraw(Topology(queues=tuple(Queue(name, ()) for name in queues)))
-        left = {each.queue for each in await self._connected().stats(queues) if not each.queue.endswith(".results")}
-        why = (
-            "was not deleted: a message has come, somebody consumes it, or this user may not delete it; retire it again"
-        )
-        return [Reason("messages", name, why) for name in queues if name in left]
+        own = [name for name in queues if not name.endswith(".results")]
+        there, unknown = await self._look_after(own)
+        for _ in range(LOOKS - 1):
+            if not unknown:
+                break
+            await asyncio.sleep(AGAIN_SECONDS)
+            there, unknown = await self._look_after(own)
+        return [Reason("messages", name, LEFT if name in there else UNKNOWN) for name in own if name in there | unknown]
+
+    async def _look_after(self, queues: list[str]) -> tuple[set[str], set[str]]:
+        """Those that are there, and those of which that is not known: the broker says nothing of a queue that is not there, or of
+        which it does not tell in time; the list has it, or there is none."""
+        listed = await self._listed()
+        there = {each.queue for each in await self._connected().stats(queues)}
+        names_listed = set(queues) if listed is None else {each.queue for each in listed}
+        return there, {name for name in queues if name in names_listed and name not in there}
 
     def _connected(self) -> Broker:
-        """One that says nothing of a queue does so because it is not there."""
+        """One that can be asked for its queues."""
         broker = self._broker()
         if not broker.state.consuming:
             raise Unreachable(broker.state.fault or "the broker is being connected to: try again in a moment")

@@ -136,12 +136,29 @@ EMPTY = Snapshot(-1, MappingProxyType({}))
 
 
 def carried_over(before: Snapshot, after: Snapshot) -> Snapshot:
-    """The picture while those that a registry forgot register again: `after`, and of `before` what is missing there."""
+    """The picture while those that a registry forgot register again: `after`, and of `before` what is missing there, route policies
+    too."""
     services = dict(before.services)
     for name, service in after.services.items():
         old = services.get(name)
         services[name] = service if old is None else _joined(old, service)
-    return replace(after, services=MappingProxyType(services), stale=True)
+    policies = {**before.policies, **after.policies}
+    return replace(after, services=MappingProxyType(services), policies=MappingProxyType(policies), stale=True)
+
+
+def at_zero(before: Snapshot) -> Snapshot:
+    """Of `before` the services that have a queue, with their route policies and without their instances: what is left of a service
+    that nobody registers again, because it is scaled to zero."""
+    services = {name: replace(service, instances=()) for name, service in before.services.items() if service.majors}
+    policies = {name: policy for name, policy in before.policies.items() if name in services}
+    return replace(before, services=MappingProxyType(services), policies=MappingProxyType(policies))
+
+
+def still_forgotten(forgotten: Snapshot, after: Snapshot) -> Snapshot:
+    """`forgotten` without the services that `after` knows."""
+    services = {name: service for name, service in forgotten.services.items() if name not in after.services}
+    policies = {name: policy for name, policy in forgotten.policies.items() if name in services}
+    return replace(forgotten, services=MappingProxyType(services), policies=MappingProxyType(policies))
 
 
 def _joined(before: Service, after: Service) -> Service:

@@ -55,7 +55,7 @@ def parse_policy(service: str, data: object, *, now_ms: int = 0, before: Policy 
     sticky = reading.take("sticky", read_sticky, "")
     mirror = reading.take("mirror", read_mirror, None)
     fallback = reading.take("fallback", read_fallback, tuple[int, ...]())
-    when_absent = reading.take("whenAbsent", read_when_absent, WhenAbsent.FALLBACK if fallback else WhenAbsent.WAIT)
+    when_absent = reading.take("whenAbsent", read_when_absent, _usual(fallback))
     since = {} if before is None else {major: told.since_ms for major, told in before.deprecated.items()}
     deprecated = reading.take(
         "deprecated", lambda value: read_deprecated(value, since, now_ms), dict[int, Deprecation]()
@@ -98,7 +98,8 @@ def policy_as_json(policy: Policy) -> dict[str, Any]:
         said["mirror"] = {"to": str(policy.mirror.to), "percent": int(percent) if percent == int(percent) else percent}
     if policy.fallback:
         said["fallback"] = [str(major) for major in policy.fallback]
-    said["whenAbsent"] = policy.when_absent.value
+    if policy.when_absent is not _usual(policy.fallback):
+        said["whenAbsent"] = policy.when_absent.value
     if policy.deprecated:
         said["deprecated"] = {str(m): _deprecation_as_json(told) for m, told in sorted(policy.deprecated.items())}
     if policy.timeout_ms is not None:
@@ -114,8 +115,8 @@ def policy_as_json(policy: Policy) -> dict[str, Any]:
 
 
 def doubts(policy: Policy, majors: Collection[int]) -> list[str]:
-    """What an operator should be told of a policy that is well in itself: it names majors that the service (`majors`) never had.
-    Such a version gets no calls until an instance of it has registered."""
+    """What an operator should be told of a policy that is well in itself: it names majors that the service (`majors`) never had,
+    which get no calls until an instance of them has registered; or it has a part that is without effect."""
     named = [
         ("weights", [major for major, weight in policy.weights.items() if weight]),
         ("mirror.to", [policy.mirror.to] if policy.mirror is not None else []),
@@ -123,12 +124,20 @@ def doubts(policy: Policy, majors: Collection[int]) -> list[str]:
         ("deprecated", policy.deprecated),
     ]
     there = ", ".join(f"v{major}" for major in sorted(majors)) or "no version yet"
-    return [
+    found = [
         f"{key}: no instance of {policy.service} ever served v{major}; it has {there}"
         for key, wanted in named
         for major in wanted
         if major not in majors
     ]
+    if policy.fallback and policy.when_absent is not WhenAbsent.FALLBACK:
+        found.append(f"fallback is not looked at with whenAbsent: {policy.when_absent.value}")
+    return found
+
+
+def _usual(fallback: Collection[int]) -> WhenAbsent:
+    """What a policy with such a list means that does not say `whenAbsent`."""
+    return WhenAbsent.FALLBACK if fallback else WhenAbsent.WAIT
 
 
 def _deprecation_as_json(told: Deprecation) -> dict[str, str]:

@@ -19,6 +19,7 @@ from meshq.core.names import topic
 from meshq.core.policy import Policy, WhenAbsent
 from meshq.core.selectors import Address, Selector
 from meshq.core.shares import DRAWS, Shares
+from meshq.core.standing import panics
 
 MAX_ROUTES = 10_000
 """Addresses remembered."""
@@ -98,13 +99,6 @@ def route(address: Address, snapshot: Snapshot) -> Route | Problem:
     """Where an operator's message to `address` goes: to the version that most calls go to, whoever may call it."""
     found = _routes(address, snapshot)
     return found.most if isinstance(found, Choice) else found
-
-
-def in_panic(service: Service) -> bool:
-    """Whether every instance that should serve is unhealthy. Then it is rather the probes, or something behind all of them, and
-    to fail every call would help nobody: calls wait in their queues whatever the policy says."""
-    states = {i.state for i in service.instances if i.majors} - {State.DOWN, State.DRAINING}
-    return states == {State.UNHEALTHY}
 
 
 def unroutable(address: Address, snapshot: Snapshot, key: str = "") -> Problem:
@@ -189,7 +183,7 @@ def _to_or_instead(service: Service, policy: Policy, major: int) -> Route | Prob
 def _to(service: Service, policy: Policy, major: int, selector: str = "") -> Route | Problem:
     if _is_ready(service, major):
         return _way(service, policy, major, selector)
-    if in_panic(service):
+    if panics(service):
         return _way(service, policy, major, selector, event="panic")
     if policy.when_absent is WhenAbsent.FAIL and major in service.majors:
         return Problem(

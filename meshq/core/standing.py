@@ -51,7 +51,8 @@ def _told(here: Circumstances) -> State:
 
 
 def panics(service: Service) -> bool:
-    """Whether everybody who serves it is unhealthy: rather what they all depend on than each of them. Its messages wait in their
-    queues as ever; that is said, and nobody is given up."""
-    states = {i.state for i in service.instances if i.majors} - {State.DOWN}
+    """Whether everybody who should serve it is unhealthy, those left out that go or went: rather the probes, or what they all depend
+    on, than each of them. Then to fail every call would help nobody: calls wait in their queues whatever the route policy says; that
+    is said, and nobody is given up."""
+    states = {i.state for i in service.instances if i.majors} - {State.DOWN, State.DRAINING}
     return states == {State.UNHEALTHY}

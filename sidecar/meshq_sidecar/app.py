@@ -297,9 +297,9 @@ class Sidecar:
         loop = asyncio.get_running_loop()
         until = loop.time() + self.settings.drain_timeout
         self._drain.begin()
-        self._place.services.close()
         if not await self._drain.wait(self.settings.drain_timeout):
             logger.warning("%d requests still at the app after MESHQ_DRAIN_TIMEOUT", self._drain.in_flight)
+        self._place.services.close()  # not before: whoever reads again would be answered at once, again and again
         await self._listening.close_to_the_app(max(LAST_ANSWERS, until - loop.time()))
         if self._forwarder is not None:
             await self._forwarder.close(max(0.0, until - loop.time()))

@@ -13,8 +13,9 @@ from dataclasses import replace
 from meshq.core.buckets import Bucket
 from meshq.core.instances import RENEW_EVERY, Instance, Load, Orders, Pause, State
 from meshq.core.usage import Usage
-from meshq.ports import Clock, Fenced, Registry, RegistryAway
+from meshq.ports import Clock, Fenced, Registry
 from meshq_sidecar.pausing import Held
+from meshq_sidecar.registry_faults import fault_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class Membership:
         self.fenced = False
         self.generation: int | None = None
         """None while it is not registered."""
+        self.was_registered = False
+        """Ever."""
         self._registry = registry
         self._clock = clock
         self._wanted = instance
@@ -55,6 +58,7 @@ class Membership:
         self._changed = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._leaving = False
+        self._keeping: asyncio.Task[None] | None = None
         self._registrations = Bucket(REGISTER_A_SECOND, REGISTER_AT_ONCE)
 
     @property
@@ -92,21 +96,23 @@ class Membership:
 
     async def keep(self) -> None:
         """Register, renew, tell changes; until cancelled, fenced or gone."""
+        self._keeping = asyncio.current_task()
         wait = AWAY_FIRST
         while not self.fenced and not self._leaving:
             self._changed.clear()
             try:
                 async with self._one_at_a_time:
                     await self._tell()
-                self.fault, wait = "", AWAY_FIRST
-            except RegistryAway as away:
-                self.fault = str(away)
-                await asyncio.sleep(wait * random.uniform(0.5, 1.5))
-                wait = min(2 * wait, AWAY_MOST)
-                continue
+                self._say("")
+                wait = AWAY_FIRST
             except Fenced:
                 self._become_fenced()
                 return
+            except Exception as error:  # noqa: BLE001 - whatever it is, the lease is to be renewed
+                self._say(fault_of(error, self.fault))
+                await asyncio.sleep(wait * random.uniform(0.5, 1.5))
+                wait = min(2 * wait, AWAY_MOST)
+                continue
             try:
                 async with asyncio.timeout(RENEW_EVERY * random.uniform(0.9, 1.1)):
                     await self._changed.wait()
@@ -114,21 +120,32 @@ class Membership:
                 pass
 
     async def leave(self) -> None:
-        """Say goodbye, if the registry listens; what is on its way goes before. It does not register again."""
+        """Say goodbye, if the registry listens; what is on its way goes before. It does not register again, also when this is
+        cancelled."""
         self._leaving = True
-        async with self._one_at_a_time:
-            if self.generation is None or self.fenced:
-                return
-            try:
-                await self._registry.deregister(self._wanted.service, self._wanted.id, self.generation)
-            except (RegistryAway, Fenced) as error:
-                logger.info("not deregistered: %s", error)
+        try:
+            async with self._one_at_a_time:
+                await self._deregister()
+        finally:
+            if self._keeping is not None:
+                self._keeping.cancel()
+
+    async def _deregister(self) -> None:
+        if self.generation is None or self.fenced:
+            return
+        try:
+            await self._registry.deregister(self._wanted.service, self._wanted.id, self.generation)
+        except Exception as error:  # noqa: BLE001 - whatever it is, this process goes; its lease runs out
+            logger.info("not deregistered: %s", error)
 
     async def _tell(self) -> None:
         if self._leaving:
             return
         generation = self.generation
         if generation is None:
+            await asyncio.sleep(self._registrations.take(self._clock.monotonic()))
+            if self._leaving:  # since
+                return
             generation = await self._register()
         await self._tell_changes(generation)
         renewal = await self._registry.renew(self._wanted.service, self._wanted.id, generation, self._load())
@@ -140,11 +157,11 @@ class Membership:
         await self._tell_used()
 
     async def _register(self) -> int:
-        await asyncio.sleep(self._registrations.take(self._clock.monotonic()))
         wanted, pause = self._wanted, self._pause
         # By whose clock it ends is settled when the registry's is known: `_tell_changes` says what is left of it.
         known = replace(wanted, load=self._load(), pause=None if pause is None else Pause(pause.reason))
         generation = self.generation = await self._registry.register(known)
+        self.was_registered = True
         endless = None if pause is None else Held(pause.reason, None)
         self._told = (wanted.state, endless, wanted.metadata)
         return generation
@@ -170,6 +187,11 @@ class Membership:
         if topics:
             await self._registry.called(self._wanted.service, topics)
             usage.tell(topics, now)
+
+    def _say(self, fault: str) -> None:
+        if fault and fault != self.fault:
+            logger.warning("not registered: %s" if self.generation is None else "not renewed: %s", fault)
+        self.fault = fault
 
     def _become_fenced(self) -> None:
         self.fault = (

@@ -10,9 +10,11 @@ from dataclasses import replace
 from typing import Protocol
 
 from meshq.core.buckets import Bucket
-from meshq.core.instances import EMPTY, TTL_MS, Snapshot, carried_over
+from meshq.core.instances import EMPTY, TTL_MS, Snapshot, at_zero, carried_over, still_forgotten
 from meshq.core.picture_format import Kept
-from meshq.ports import Clock, Registry, RegistryAway
+from meshq.core.policy import Policy
+from meshq.ports import Clock, Registry
+from meshq_sidecar.registry_faults import fault_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +40,10 @@ class OnDisk(Protocol):
 
 
 class Pictures:
-    """`follow` and `keep` run until cancelled; `keep` does nothing without a disk."""
+    """`follow` and `keep` run until cancelled; `keep` does nothing without a disk. `own`: the service whose route policy is put back
+    when the registry lost it."""
 
-    def __init__(self, registry: Registry, clock: Clock, disk: OnDisk | None) -> None:
+    def __init__(self, registry: Registry, clock: Clock, disk: OnDisk | None, own: str = "") -> None:
         self.picture: Snapshot = EMPTY
         self.fault = "the registry was not reached yet"
         """Why the picture may be old; "" when it is not."""
@@ -48,6 +51,7 @@ class Pictures:
         self._registry = registry
         self._clock = clock
         self._disk = disk
+        self._own = own
         self._unread = disk
         """None once it was asked for what it has."""
         self._confirmed = 0.0
@@ -56,6 +60,14 @@ class Pictures:
         self._before: Snapshot | None = None
         """The last picture before the registry lost data; None once everybody has had time to return."""
         self._before_until = 0.0
+        self._forgotten: Snapshot | None = None
+        """The services without their instances that the registry knew before and has not named since: their queues are there."""
+        self._lost_policy: Policy | None = None
+        """Of `own`: to be put back if the registry has none."""
+        self._restore_fault = ""
+        """Why it could not be put back."""
+        self._restored: str | None = None
+        """The epoch in which that was settled last. An operator may have taken the policy away since."""
         self._callbacks: list[Callable[[Snapshot], None]] = []
         self._unsaved: Snapshot | None = None
         self._to_save = asyncio.Event()
@@ -78,11 +90,13 @@ class Pictures:
         while True:
             try:
                 await asyncio.sleep(self._bucket.take(self._clock.monotonic()))
-                self._see(await self._registry.snapshot())
+                seen = await self._registry.snapshot()
+                self._see(seen)
                 wait = AWAY_FIRST
+                await self._restore(seen)
                 await self._wait_for_change()
-            except RegistryAway as away:
-                self._say(str(away))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the picture is to be followed again
+                self._say(fault_of(error, self.fault))
                 await self._do_without()
                 await asyncio.sleep(wait * random.uniform(0.5, 1.5))
                 wait = min(2 * wait, AWAY_MOST)
@@ -103,19 +117,52 @@ class Pictures:
         now = self._clock.monotonic()
         lost = seen.revision < self.picture.revision or seen.epoch != self.picture.epoch
         if self.pictured and lost:
-            logger.warning(
-                "the registry lost data: those it forgot are kept for %g s, to register again", RETURN_WITHIN
-            )
-            self._before, self._before_until = self.picture, now + RETURN_WITHIN
+            self._note_loss(seen.epoch, now)
         elif self._before is not None and now >= self._before_until:
             self._before = None
         self._confirmed = now
         self.from_disk = False
-        self._become(seen if self._before is None else carried_over(self._before, seen))
+        self._become(self._with_what_was_lost(seen))
         self._say("")
         if self._before is None:
             self._unsaved = seen
             self._to_save.set()
+
+    def _note_loss(self, epoch: str, now: float) -> None:
+        logger.warning("the registry lost data: those it forgot are kept for %g s, to register again", RETURN_WITHIN)
+        self._before, self._before_until = self.picture, now + RETURN_WITHIN
+        self._forgotten = at_zero(self.picture)
+        if not self.from_disk and epoch != self._restored:  # the one from the disk may be of long ago
+            self._lost_policy = self.picture.policies.get(self._own)
+
+    def _with_what_was_lost(self, seen: Snapshot) -> Snapshot:
+        if self._forgotten is not None:
+            self._forgotten = still_forgotten(self._forgotten, seen)
+        if self._before is not None:
+            return carried_over(self._before, seen)
+        if self._forgotten is None or not self._forgotten.services:
+            return seen
+        return replace(carried_over(self._forgotten, seen), stale=seen.stale)
+
+    async def _restore(self, seen: Snapshot) -> None:
+        """Put the own service's route policy back. If that fails, it is tried again with the next picture."""
+        policy = self._lost_policy
+        if policy is None:
+            return
+        if self._own not in seen.policies:
+            try:
+                await self._registry.put_policy(self._own, policy)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the picture is to be followed
+                fault = fault_of(error, self._restore_fault)
+                if fault != self._restore_fault:
+                    logger.warning(
+                        "the route policy of %s, which the registry lost, is not put back yet: %s", self._own, fault
+                    )
+                self._restore_fault = fault
+                return
+            logger.warning("the registry lost the route policy of %s, which was put back", self._own)
+        self._lost_policy, self._restore_fault = None, ""
+        self._restored = seen.epoch
 
     async def _wait_for_change(self) -> None:
         now = self._clock.monotonic

@@ -57,7 +57,7 @@ class Place:
             self._obey,
             lambda: self.duty.note(waiting=False),
         )
-        self.pictures = Pictures(registry, clock, disk)
+        self.pictures = Pictures(registry, clock, disk, settings.service)
         self.services = ServicesApi()
         self.pictures.on_change(self.watching.see)
         self.pictures.on_change(self.services.see)
@@ -94,13 +94,19 @@ class Place:
     # --- what is shown --------------------------------------------------------------------------------------------------------
 
     def checks(self) -> dict[str, str]:
-        """Of /readyz. Once there is a picture of the mesh, the registry's absence does not count: the picture serves."""
-        checks = {"registry": "" if self.pictures.pictured else self.pictures.fault}
-        if self.membership.fenced:
-            checks["registry"] = self.membership.fault
+        """Of /readyz."""
+        checks = {"registry": self._registry_fault()}
         if self.watching.missing:
             checks["waitFor"] = f"no ready instance yet of {', '.join(map(str, self.watching.missing))}"
         return checks
+
+    def _registry_fault(self) -> str:
+        """Once the mesh knew this instance, or while a picture from the disk serves, the registry's absence does not count."""
+        if not self.pictures.pictured:
+            return self.pictures.fault
+        if self.membership.fenced or not (self.membership.was_registered or self.pictures.from_disk):
+            return self.membership.fault
+        return ""
 
     def as_json(self) -> dict[str, Any]:
         """Of /v1/self."""
@@ -111,6 +117,7 @@ class Place:
             "instance": instance.id,
             "state": self.duty.state.value,
             "consuming": self.duty.consumes,
+            "registered": self.membership.generation is not None and not self.membership.fenced,
             "address": instance.address,
             "endpoints": dict(instance.endpoints),
             "metadata": dict(instance.metadata),

@@ -249,8 +249,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2, help="that simulate them")
     parser.add_argument("--library", action="store_true", help="simulate over connections of the Redis library")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each phase, at the least")
-    parser.add_argument("--changes", type=int, default=10)
-    parser.add_argument("--every", type=float, default=4.0, help="seconds between two changes")
+    parser.add_argument("--changes", type=int, default=8)
+    parser.add_argument("--every", type=float, default=8.0, help="seconds between two changes")
     arguments = parser.parse_args()
     if not 1 <= arguments.processes <= arguments.instances:
         parser.error("--processes: each is to simulate one instance at the least")

@@ -2,7 +2,7 @@
 commands and gives the same replies, but
 
 - a connection is a few lines here and not the library's, which costs a few times as much CPU;
-- what several readers read of a service is decoded once a second for all of a process, because real sidecars decode on machines of
+- what several readers read of a service is decoded once for all of a process, because real sidecars decode on machines of
   their own.
 """
 
@@ -11,6 +11,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -23,8 +24,9 @@ from meshq.adapters.redis_mesh import Seen
 from meshq.adapters.redis_parts import Part, Parts
 from meshq.core.instances import Snapshot
 
-DECODED_FOR = 1.0
-"""Seconds for which what was decoded is used for every reader."""
+DECODED_FOR = 30.0
+"""Seconds for which what was decoded is used for every reader. Loads and renewals are as old as that; what a picture is measured by,
+its revision, is not decoded here."""
 REMEMBERED = 10_000
 
 
@@ -64,8 +66,22 @@ def read_reply(data: bytes, at: int) -> tuple[Any, int]:
 
 
 def encode(words: Sequence[Any]) -> bytes:
-    parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
-    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
+    return b"*%d\r\n" % len(words) + b"".join(
+        [
+            _text(word) if isinstance(word, str) else _bulk(word if isinstance(word, bytes) else str(word).encode())
+            for word in words
+        ]
+    )
+
+
+@lru_cache(maxsize=50_000)
+def _text(word: str) -> bytes:
+    """Keys, digests and names come again and again."""
+    return _bulk(word.encode())
+
+
+def _bulk(word: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(word), word)
 
 
 class Connection(asyncio.Protocol):

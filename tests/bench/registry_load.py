@@ -7,6 +7,7 @@ that is done, `figures` with what happened since they were asked for last, as JS
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import random
@@ -182,6 +183,9 @@ class Simulation:
         await self.figures.patiently(self._sharing.take_picture)
         for sidecar in self._sidecars:
             self._start(sidecar.follow())
+        # Half a million objects that stay: looking through them for garbage stops this process for a good part of a second.
+        gc.collect()
+        gc.freeze()
 
     async def stop(self) -> None:
         for task in self._tasks:

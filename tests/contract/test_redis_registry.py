@@ -10,12 +10,13 @@ import msgpack
 import pytest
 
 from meshq.adapters.redis import RedisRegistry
+from meshq.adapters.redis_keys import Keys, service_script
 from meshq.core.eviction import allowance
 from meshq.core.instances import FORGET_AFTER_MS, Instance, Load, Snapshot, State
 from meshq.core.policy import Policy
-from meshq.ports import Registry, RegistryAway
+from meshq.ports import Fenced, Registry, RegistryAway
 from tests.contract.redis_rigs import RegistryOn, limited
-from tests.contract.registry_rigs import LONG_MS, SECOND, instance, majors, only, waiting
+from tests.contract.registry_rigs import DOWN_WITHIN, LONG_MS, SECOND, TTL_MS, instance, majors, only, waiting
 from tests.servers.redis import RedisServer
 
 pytestmark = pytest.mark.redis
@@ -243,6 +244,24 @@ async def test_who_is_down_for_long_is_forgotten(rig: RegistryOn) -> None:
         assert (await registry.snapshot()).services["orders"].instances == ()
         assert await client.exists(INSTANCES, LEASES, GONE) == 0
     assert await registry.renew("orders", "a", generation, Load()) is None
+
+
+async def test_a_retired_major_stays_gone_when_its_last_instance_is_forgotten(rig: RegistryOn) -> None:
+    registry = await rig.connect()
+    await registry.register(instance("a", "1.0.0"))
+    await registry.register(instance("b", "2.0.0", ttl_ms=LONG_MS))
+    await rig.seen(
+        registry, lambda seen: State.DOWN in {i.state for i in seen.services["orders"].instances}, DOWN_WITHIN
+    )
+    assert await registry.retire("orders", 1)
+    picture = await registry.snapshot()
+    async with rig.redis() as client:
+        seconds, _ = await client.time()
+        await client.zadd(GONE, {"a": seconds * 1000 - FORGET_AFTER_MS - 1000})
+        await client.hset(STATE, "sweep", seconds * 1000)
+    assert await registry.changed(picture.revision, 5) > picture.revision
+    after = await registry.snapshot()
+    assert (ids(after), majors(after)) == (["b"], {2: "2.0.0"})
 
 
 async def test_neither_generation_nor_revision_goes_back_with_the_clock(rig: RegistryOn) -> None:
@@ -492,6 +511,93 @@ async def test_a_change_that_was_broken_off_is_told_later(rig: RegistryOn) -> No
     assert await owner.renew("orders", "a", generation, Load()) is not None
     assert await reader.changed(before.revision, 5) > before.revision
     assert only(await reader.snapshot()).state is State.PAUSED
+
+
+async def test_what_is_not_told_by_who_did_it_is_told_by_the_instance(rig: RegistryOn) -> None:
+    owner, operator, reader = await rig.connect(), await rig.connect(), await rig.connect()
+    generation = await owner.register(instance(ttl_ms=60_000))
+    before = await reader.snapshot()
+    async with rig.redis() as client:
+        kept = await client.dump(STATE)
+        await client.set(STATE, "in the way")
+        with pytest.raises(RegistryAway):
+            await operator.pause("orders", "a", "", None, None)
+        await client.restore(STATE, 0, kept, replace=True)
+    await operator.close()
+    assert await owner.renew("orders", "a", generation, Load()) is not None
+    told = await reader.changed(before.revision, 5)
+    assert told > before.revision
+    assert await owner.renew("orders", "a", generation, Load()) is not None
+    assert await reader.changed(told, 0) == told, "once"
+
+
+async def test_what_is_not_told_by_who_looked_at_the_leases_is_told_by_the_next(rig: RegistryOn) -> None:
+    owner, reader = await rig.connect(), await rig.connect()
+    await owner.register(instance(ttl_ms=5 * TTL_MS))
+    before = await reader.snapshot()
+    await rig.advance(5.1)
+    async with rig.redis() as client:
+        script = service_script("sweep")
+        keys = Keys("test").service("orders")
+        found = await client.eval(script.source, len(keys), *keys, 2 * TTL_MS, FORGET_AFTER_MS)
+        assert found[0] == [b"a"]
+    assert await reader.changed(before.revision, 1) > before.revision
+    told = await reader.snapshot()
+    assert only(told).state is State.SUSPECT
+    assert await reader.changed(told.revision, 0) == told.revision, "once"
+
+
+async def test_one_service_that_is_broken_stops_no_other(rig: RegistryOn, caplog: pytest.LogCaptureFixture) -> None:
+    owner, reader = await rig.connect(), await rig.connect()
+    await owner.register(instance())
+    await owner.register(instance("b", service="broken", majors=(), ttl_ms=LONG_MS))
+    async with rig.redis() as client:
+        await client.set("mq:{test:broken}:ends", "not a sorted set")
+        await tamper(client, "x", msgpack.packb(GOOD | {"majors": ["x"]}))
+        await client.zadd(LEASES, {"x": 1})
+    with caplog.at_level(logging.WARNING):
+        await rig.seen(
+            reader,
+            lambda seen: [i.state for i in seen.services["orders"].instances] == [State.DOWN],
+            DOWN_WITHIN + SECOND,
+        )
+    assert "broken}" in caplog.text
+
+
+async def test_a_registration_that_is_executed_late_fences_its_own_process_off_for_no_time(rig: RegistryOn) -> None:
+    owner, other = await rig.connect(), await rig.connect()
+    generation = await owner.register(instance(ttl_ms=LONG_MS))
+    await owner.register(instance(ttl_ms=LONG_MS))  # as one of before, whose answer nobody got
+    await owner.set_state("orders", "a", generation, State.PAUSED)
+    assert await owner.renew("orders", "a", generation, Load()) is None, "register again"
+    again = await owner.register(instance(ttl_ms=LONG_MS))
+    assert await owner.renew("orders", "a", again, Load()) is not None
+    await other.register(instance(ttl_ms=LONG_MS))
+    with pytest.raises(Fenced):
+        await owner.renew("orders", "a", again, Load())
+
+
+async def test_after_a_return_nobody_is_given_up_until_all_had_time_to(rig: RegistryOn) -> None:
+    owner, reader = await rig.connect(), await rig.connect()
+    generations = {ident: await owner.register(instance(ident)) for ident in "abcd"}
+    await rig.advance(3)  # nobody looks: the network is out
+    seen: list[Snapshot] = []
+    for back in ("a", "ab", "abc", "abc"):
+        for ident in back:
+            assert await owner.renew("orders", ident, generations[ident], Load()) is not None
+        seen.append(await reader.snapshot())
+        await rig.advance(0.45)
+    assert not [i for picture in seen for i in picture.services["orders"].instances if i.state is State.DOWN]
+    assert seen[-1].holding
+    for _ in range(20):
+        for ident in "abc":
+            assert await owner.renew("orders", ident, generations[ident], Load()) is not None
+        picture = await reader.snapshot()
+        if (states := {i.id: i.state for i in picture.services["orders"].instances})["d"] is State.DOWN:
+            break
+        await rig.advance(0.4)
+    assert states == {**dict.fromkeys("abc", State.READY), "d": State.DOWN}
+    assert not picture.holding
 
 
 async def test_a_cancelled_watch_leaves_the_registry_usable(rig: RegistryOn) -> None:

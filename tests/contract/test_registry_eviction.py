@@ -130,3 +130,16 @@ async def test_the_guard_lets_go_when_the_others_are_back(registries: RegistryRi
     after = await registries.seen(reader, lambda seen: down(seen) == lost, DOWN_WITHIN)
     assert not after.holding
     assert states(after) == {State.READY: 28, State.DOWN: 2}
+
+
+async def test_one_that_keeps_coming_back_keeps_nobody_else(registries: RegistryRig) -> None:
+    owner, reader = await registries.connect(), await registries.connect()
+    flapping = await owner.register(instance("flapping"))
+    await owner.register(instance("dead"))
+    for _ in range(8):
+        await registries.advance(1.1)
+        await reader.changed((await reader.snapshot()).revision, 0)
+        if "dead" in down(await reader.snapshot()):
+            return
+        await owner.renew("orders", "flapping", flapping, Load())
+    raise AssertionError("it is never given up")

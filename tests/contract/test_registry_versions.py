@@ -156,6 +156,20 @@ async def test_who_was_down_when_its_service_went_registers_again(registries: Re
     assert only(await registry.snapshot()).state is State.READY
 
 
+async def test_a_major_that_was_retired_does_not_come_back_by_itself(registries: RegistryRig) -> None:
+    registry = await registries.connect()
+    await registry.register(instance("a", "1.0.0"))
+    await registry.register(instance("b", "2.0.0", ttl_ms=LONG_MS))
+    await registries.seen(
+        registry, lambda seen: State.DOWN in {i.state for i in seen.services["orders"].instances}, DOWN_WITHIN
+    )
+    assert await registry.retire("orders", 1)
+    await registry.pause("orders", "a", "of one that is gone", None, None)
+    assert majors(await registry.snapshot()) == {2: "2.0.0"}
+    await registry.register(instance("a", "2.1.0", ttl_ms=LONG_MS))
+    assert majors(await registry.snapshot()) == {2: "2.0.0"}, "it has another version now"
+
+
 async def test_a_service_that_only_calls_stays_without_its_last_major(registries: RegistryRig) -> None:
     registry = await registries.connect()
     await registry.register(instance("calls", majors=(), ttl_ms=LONG_MS))

@@ -106,6 +106,22 @@ def test_a_read_waits_until_something_changed(world: Mesh) -> None:
     assert shop.metric("waiting_reads") == 0
 
 
+def test_a_read_waits_also_while_the_sidecar_drains(world: Mesh) -> None:
+    orders, shop = orders_and_shop(world)
+    with ThreadPoolExecutor(2) as threads:
+        call = threads.submit(shop.call, "orders@1", "/hold/gate")
+        orders.app.wait_handled("/hold/gate")
+        orders.sidecar.terminate()
+        shop.wait(lambda: seen(shop, "orders")["state"] == "draining", "orders draining")
+        orders.sidecar.wait(lambda: seen(orders.sidecar, "orders")["state"] == "draining", "its own picture of that")
+        index = ask(orders.sidecar.port, "/v1/services").headers["Meshq-Index"]
+        read = threads.submit(ask, orders.sidecar.port, f"/v1/services?wait=60s&index={index}")
+        orders.sidecar.wait(lambda: orders.sidecar.metric("waiting_reads") == 1, "a read that waits")
+        orders.app.release("gate")
+        assert call.result(PATIENCE).status == 200
+        assert read.result(PATIENCE).headers["Meshq-Index"] == index
+
+
 def test_it_is_gone_within_a_second_of_a_clean_stop(world: Mesh) -> None:
     orders, shop = orders_and_shop(world)
     orders.sidecar.terminate()

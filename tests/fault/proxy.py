@@ -19,15 +19,16 @@ class Proxy:
         self._lock = threading.Lock()
         self._open: list[tuple[socket.socket, socket.socket]] = []
         self._threads: list[threading.Thread] = []
-        self._cut_in: int | None = None
+        self._cut_in: dict[bool, int] = {}
+        """By whether it is outward, to the target."""
         self.cuts = 0
         self._start(self._accept)
 
-    def cut_after(self, count: int) -> None:
+    def cut_after(self, count: int, *, back: bool = False) -> None:
         """Reset the next connection over which `count` more bytes went to the target, when they did: the target gets what came
-        before and then a reset, whatever frame it was in the middle of."""
+        before and then a reset, whatever frame it was in the middle of. `back`: count what comes from the target."""
         with self._lock:
-            self._cut_in = count
+            self._cut_in[not back] = count
 
     def close(self) -> None:
         # A listener that is only closed goes on accepting while a thread waits in it.
@@ -69,7 +70,7 @@ class Proxy:
     ) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                allowed = self._allowed(len(data)) if outward else None
+                allowed = self._allowed(len(data), outward)
                 if allowed is not None:
                     sink.sendall(data[:allowed])
                     break
@@ -79,17 +80,17 @@ class Proxy:
             if pair in self._open:
                 self._open.remove(pair)
 
-    def _allowed(self, size: int) -> int | None:
+    def _allowed(self, size: int, outward: bool) -> int | None:
         """How many of these bytes still pass before the cut; None: all of them, and no cut."""
         with self._lock:
-            if self._cut_in is None:
+            left = self._cut_in.get(outward)
+            if left is None:
                 return None
-            if self._cut_in >= size:
-                self._cut_in -= size
+            if left >= size:
+                self._cut_in[outward] -= size
                 return None
-            allowed, self._cut_in = self._cut_in, None
             self.cuts += 1
-            return allowed
+            return self._cut_in.pop(outward)
 
 
 def _reset(*sockets: socket.socket) -> None:

@@ -19,7 +19,7 @@ from meshq.ports import OnceState, RegistryAway, StoreAway
 from tests.fault.proxy import proxies
 from tests.servers.processes import LOOPBACK, free_port
 from tests.servers.redis import RedisDatabases
-from tests.servers.redis_sets import Node, Sentinel
+from tests.servers.redis_sets import Node, Sentinel, key_slot, redis_cluster
 
 pytestmark = pytest.mark.redis
 
@@ -227,7 +227,8 @@ def test_a_master_that_is_made_a_replica_is_left(fault_sentinel: Sentinel) -> No
     run(test())
 
 
-def test_connections_cut_anywhere_lose_no_change(redis_url: str, redis_server: RedisDatabases) -> None:
+@pytest.mark.parametrize("back", [False, True], ids=["asked", "answered"])
+def test_connections_cut_anywhere_lose_no_change(redis_url: str, redis_server: RedisDatabases, back: bool) -> None:
     async def test() -> None:
         path = redis_url.rpartition("/")[2]
         with proxies([(LOOPBACK, redis_server.port)]) as (proxy,):
@@ -235,8 +236,8 @@ def test_connections_cut_anywhere_lose_no_change(redis_url: str, redis_server: R
             async with registries(cut, 1) as (owner,), registries(redis_url, 1) as (reader,):
                 generation = await owner.register(instance("a", ttl_ms=LONG_MS))
                 wanted = State.READY
-                for count in range(0, 700, 23):
-                    proxy.cut_after(count)
+                for count in range(0, 124, 4) if back else range(0, 700, 23):
+                    proxy.cut_after(count, back=back)
                     wanted = State.PAUSED if wanted is State.READY else State.READY
                     revision = (await reader.snapshot()).revision
                     await again(lambda: owner.set_state("orders", "a", generation, wanted))  # noqa: B023 - at once
@@ -244,5 +245,28 @@ def test_connections_cut_anywhere_lose_no_change(redis_url: str, redis_server: R
                     assert await reader.changed(revision, 5) > revision
                     assert states(await reader.snapshot()) == {"a": wanted}
             assert proxy.cuts > 20
+
+    run(test())
+
+
+def test_a_master_of_a_cluster_that_is_silent_is_left_for_who_has_its_keys_now() -> None:
+    """As when the host of a master is gone and its replica took over: no connection is refused, and none is reset."""
+
+    async def test() -> None:
+        with redis_cluster() as cluster:
+            silent = cluster.owner("mq:{test}:state")
+            others = [node for node in cluster.nodes if node is not silent]
+            async with registries(cluster.url, 1) as (registry,):
+                assert (await registry.snapshot()).services == {}
+                silent.process.pause()
+                with pytest.raises(RegistryAway, match="did not answer"):
+                    await registry.snapshot()
+                with others[0].client() as client:
+                    heir = client.execute_command("CLUSTER", "MYID")
+                for node in others:
+                    with node.client() as client:
+                        client.execute_command("CONFIG", "SET", "cluster-require-full-coverage", "no")
+                        client.execute_command("CLUSTER", "SETSLOT", key_slot(b"mq:{test}:state"), "NODE", heir)
+                assert (await again(registry.snapshot)).services == {}
 
     run(test())

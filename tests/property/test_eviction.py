@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from meshq.adapters.clock import ManualClock
 from meshq.adapters.embedded_registry import EmbeddedRegistryHub
 from meshq.core.eviction import (
+    GUARD_AFTER_RETURN_MS,
     GUARD_COUNT,
     GUARD_MOST_MS,
     GUARD_SHARE,
+    QUIET_AGAIN,
     SECOND_MS,
     SHARE_A_SECOND,
     allowance,
@@ -72,6 +74,8 @@ class Mesh:
         self.speaks = {f"i-{n}": self.hub.register(instance(f"i-{n}")) for n in range(size)}
         self.silent: dict[str, int] = {}
         self.last_seen = dict.fromkeys(self.speaks, self.now)
+        self.returned = 0
+        """When one renewed a lease that had run out, the last time that this counted."""
         self.went: list[tuple[int, int, int]] = []
         """When how many of how many that were not down went down."""
 
@@ -96,6 +100,9 @@ class Mesh:
             for ident, generation in self.speaks.items():
                 if self.now - self.last_seen[ident] >= TTL_MS / 3:
                     assert self.hub.renew("orders", ident, generation, Load()) is not None
+                    counts = self.now >= self.returned + QUIET_AGAIN * GUARD_AFTER_RETURN_MS
+                    if counts and self.now >= self.last_seen[ident] + TTL_MS:
+                        self.returned = self.now
                     self.last_seen[ident] = self.now
             before, down = down, self.down()
             self.check(before, down)
@@ -111,6 +118,7 @@ class Mesh:
         for ident in went:
             silent_ms = self.now - self.last_seen[ident]
             assert silent_ms >= 2 * TTL_MS
+            assert self.now >= self.returned + GUARD_AFTER_RETURN_MS
             assert silent_ms >= GUARD_MOST_MS or not holds(standing, expired)
         if went:
             self.went.append((self.now, len(went), standing))

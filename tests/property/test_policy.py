@@ -70,7 +70,17 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=3),
     max_leaves=10,
 )
-KEYS = [*policy_as_json(Policy("orders")), "weights", "sticky", "mirror", "fallback", "deprecated", "timeout", "retry"]
+KEYS = [
+    *policy_as_json(Policy("orders")),
+    "weights",
+    "sticky",
+    "mirror",
+    "fallback",
+    "whenAbsent",
+    "deprecated",
+    "timeout",
+    "retry",
+]
 KEYS += ["backlogLimit", "allow"]
 
 

@@ -1,7 +1,8 @@
 """A registry that lost its data takes nobody out of the picture before they had time to return."""
 
-from meshq.core.instances import Instance, Service, Snapshot, State, carried_over
+from meshq.core.instances import Instance, Service, Snapshot, State, at_zero, carried_over, still_forgotten
 from meshq.core.names import Version
+from meshq.core.policy import Policy
 
 
 def instance(service: str, ident: str, major: int, state: State = State.READY) -> Instance:
@@ -37,3 +38,21 @@ def test_who_is_back_is_as_it_says_now() -> None:
 def test_who_is_new_is_there() -> None:
     new = Snapshot(1, {"stock": service("stock", instance("stock", "d", 3))})
     assert carried_over(BEFORE, new).services.keys() == {"orders", "billing", "stock"}
+
+
+def test_route_policies_are_kept_where_there_are_no_new_ones() -> None:
+    old = {name: Policy(name, allow=frozenset({"shop"})) for name in ("orders", "billing")}
+    new = {"orders": Policy("orders")}
+    joined = carried_over(Snapshot(9, {}, policies=old), Snapshot(0, {}, policies=new))
+    assert joined.policies == {"orders": new["orders"], "billing": old["billing"]}
+
+
+def test_of_a_service_that_nobody_registers_again_its_versions_and_policy_are_left() -> None:
+    policies = {name: Policy(name, allow=frozenset()) for name in ("orders", "batch")}
+    left = at_zero(Snapshot(9, {**BEFORE.services, "batch": service("batch")}, policies=policies))
+    assert {name: (dict(s.majors), s.instances) for name, s in left.services.items()} == {
+        name: (s.majors, ()) for name, s in BEFORE.services.items()
+    }
+    assert left.policies == {"orders": policies["orders"]}
+    still = still_forgotten(left, Snapshot(2, {"orders": service("orders", instance("orders", "b", 2))}))
+    assert (set(still.services), still.policies) == ({"billing"}, {})

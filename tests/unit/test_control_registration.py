@@ -250,7 +250,21 @@ def test_ttl(ttl: Any, seconds: float) -> None:
         ({"state": 1}, "state: '1' is not one of"),
         ({"capacity": -1}, "capacity: -1 is not a number between"),
         ({"metadata": {"a": 1}}, "metadata: 'a' is not a text"),
-        ({"metadata": {"a": "x" * 1001}}, "metadata: 'a' is not a text"),
+        ({"metadata": {"a": "x" * 4096}}, "metadata: at most 64 names and 4096 bytes in all; this would be 1 and 4097"),
+        ({"metadata": {"a": "\u00e9" * 2048}}, "metadata: at most 64 names and 4096 bytes"),
+        ({"metadata": {f"a{n}": "" for n in range(65)}}, "metadata: at most 64 names"),
+        ({"metadata": {"": "x"}}, "metadata: '' is not a printable name"),
+        ({"metadata": {"a\nb": "x"}}, "is not a printable name"),
+        ({"metadata": {"a": "\ud800"}}, "has half of a surrogate pair"),
+        ({"metadata": {"\udfff": "a"}}, "has half of a surrogate pair"),
+        ({"version": "\ud800"}, "has half of a surrogate pair"),
+        ({"endpoints": {"http": "\ud800"}}, "has half of a surrogate pair"),
+        ({"endpoints": {"\ud800": "a:1"}}, "has half of a surrogate pair"),
+        ({"endpoints": ["\ud800"]}, "has half of a surrogate pair"),
+        ({"ttl": "\ud800"}, "has half of a surrogate pair"),
+        ({"capacity": "\ud800"}, "has half of a surrogate pair"),
+        ({"state": "\ud800"}, "has half of a surrogate pair"),
+        ({"\ud800": 1}, "has half of a surrogate pair"),
         ({"metadata": []}, "metadata: give an object"),
         ({"endpoints": {"http": "10.0.0.7"}}, "endpoints: '10.0.0.7' has no port"),
         ({"endpoints": {"http": "10.0.0.7:0"}}, "endpoints: '10.0.0.7:0' is not an endpoint"),
@@ -284,5 +298,14 @@ def test_all_of_it_at_once() -> None:
         reserved = await mesh.ask("PUT", "/v1/services/reply/instances/a", RECORD, Meshq_Token=TOKEN)
         assert reserved.body["code"] == "bad-address"
         assert (await mesh.ask("POST", PATH, RECORD, Meshq_Token=TOKEN)).status == 405
+
+    told(story)
+
+
+def test_as_much_as_a_sidecar_may_tell() -> None:
+    async def story(mesh: ControlMesh) -> None:
+        told_all = {"zone": "a" * 4086, "x": "\U0001f600"}
+        assert (await put(mesh, metadata=told_all)).status == 201, "a whole pair is one character"
+        assert dict(mesh.instance("orders", "pod-7").metadata) == told_all
 
     told(story)

@@ -1,12 +1,23 @@
 """`meshq retire`: refused for each thing that uses the version, and done when nothing does."""
 
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import cast
+
 import pytest
 
+from meshq.adapters.clock import SystemClock
+from meshq.adapters.embedded_registry import EmbeddedRegistryHub
+from meshq.control import retiring
+from meshq.control.pictures import Pictures
+from meshq.control.retiring import LEFT, UNKNOWN, Outcome, Retiring, Version
 from meshq.control.retiring_reasons import of_queues
 from meshq.core import topology
 from meshq.core.instances import Load, State
-from meshq.ports import QueueStats
+from meshq.core.topology import Topology
+from meshq.ports import Broker, QueueStats
 from tests.control_mesh import ControlMesh, told
+from tests.told_broker import ToldBroker
 
 OLD, NEW = "orders.v1", "orders.v2"
 QUEUES = ["meshq.orders.v1.call", "meshq.orders.v1.work", "meshq.orders.v1.dead"]
@@ -204,6 +215,63 @@ def test_what_is_not_known_is_not_nothing() -> None:
         assert set(mesh.service("orders").majors) == {1, 2}
 
     told(story, listing=False)
+
+
+class Reluctant(ToldBroker):
+    """A broker that deletes nothing; `silent`: of these queues it says nothing, as after a time-out."""
+
+    def __init__(self, silent: Collection[str]) -> None:
+        super().__init__()
+        self._silent: Collection[str] = ()
+        self._later = silent
+
+    async def withdraw(self, unwanted: Topology) -> None:
+        self._silent = self._later
+
+    async def stats(self, queues: Sequence[str]) -> list[QueueStats]:
+        return [QueueStats(name, 0, 0, 0) for name in queues if name not in self._silent]
+
+
+def reluctantly(silent: Collection[str], lists: list[list[str] | None]) -> tuple[Outcome, list[list[str] | None]]:
+    """What becomes of a version of one queue where the broker lists these, one after the other; and what nobody asked for."""
+
+    async def listed() -> list[QueueStats] | None:
+        found = lists.pop(0) if len(lists) > 1 else lists[0]
+        return None if found is None else [QueueStats(name, 0, 0, 0) for name in found]
+
+    async def run() -> Outcome:
+        clock = SystemClock()
+        pictures = Pictures(EmbeddedRegistryHub(clock).connect())
+        await pictures.open()
+        broker = cast(Broker, Reluctant(silent))
+        outcome = await Retiring(pictures, lambda: broker, listed, clock).retire(Version("orders", 1))
+        await pictures.close()
+        return outcome
+
+    return asyncio.run(run()), lists
+
+
+@pytest.mark.parametrize(
+    ("silent", "after", "said"),
+    [
+        ([], [QUEUES[:1]], LEFT),
+        (QUEUES, [QUEUES[:1]], UNKNOWN),
+        (QUEUES, [None], UNKNOWN),
+    ],
+)
+def test_a_queue_of_which_nobody_knows_is_left(
+    monkeypatch: pytest.MonkeyPatch, silent: list[str], after: list[list[str] | None], said: str
+) -> None:
+    monkeypatch.setattr(retiring, "AGAIN_SECONDS", 0)
+    outcome, _ = reluctantly(silent, [QUEUES[:1], *after])
+    assert not outcome.retired
+    assert [(each.kind, each.name, each.detail) for each in outcome.reasons] == [("messages", QUEUES[0], said)]
+
+
+def test_a_list_may_be_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retiring, "AGAIN_SECONDS", 0)
+    outcome, lists = reluctantly(QUEUES, [QUEUES[:1], QUEUES[:1], QUEUES[:1], []])
+    assert (outcome.retired, outcome.reasons, lists) == (True, [], [[]])
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
 """Route policies through the control API and `meshq route`."""
 
+import asyncio
+import itertools
+import json
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from meshq.cli import reach
 from meshq.core.policy import WhenAbsent
 from tests.control_mesh import ControlMesh, told
 
-POLICY = {"service": "orders", "weights": {"1": 90, "2": 10}, "whenAbsent": "wait", "timeout": "10s"}
+POLICY = {"service": "orders", "weights": {"1": 90, "2": 10}, "timeout": "10s"}
 
 
 def test_a_policy_is_put_read_and_cleared() -> None:
@@ -69,6 +73,9 @@ def test_a_policy_in_yaml(kind: str) -> None:
             ["weights", "whenAbsent", "bogus"],
         ),
         (b'{"service": "billing"}', "application/json", ["billing"]),
+        (b'{"\\ud800": 1}', "application/json", ["half of a surrogate pair"]),
+        (b'{"\\ud800": 1}', "text/plain", ["half of a surrogate pair"]),
+        (b'"\\ud800": 1', "application/yaml", ["half of a surrogate pair"]),
         (b"[" * 20_000, "application/yaml", ["nested more than 20 deep"]),
         (b"[" * 20_000, "application/json", ["the body is not JSON"]),
     ],
@@ -115,7 +122,6 @@ def test_set_merges_and_says_what_changed() -> None:
         assert (ran.code, ran.err) == (0, "")
         assert ran.out.splitlines() == [
             "weights: not set -> {1: 90, 2: 10}",
-            "whenAbsent: not set -> wait",
             "timeout: not set -> 10s",
         ]
         ran = await mesh.meshq(
@@ -141,7 +147,6 @@ def test_set_merges_and_says_what_changed() -> None:
             "sticky": "header:x-user",
             "mirror": {"to": "1", "percent": 5},
             "fallback": ["1"],
-            "whenAbsent": "fallback",
             "deprecated": {"1": {"sunset": "2027-01-31"}},
             "retry": {"attempts": 3, "delays": ["1s", "2s"]},
             "backlogLimit": 1000,
@@ -150,6 +155,59 @@ def test_set_merges_and_says_what_changed() -> None:
         ran = await mesh.meshq("route", "set", "orders", "--deprecate", "2", "-o", "json")
         assert ran.json["deprecated"]["1"]["since"] == since
         assert sorted(ran.json["deprecated"]) == ["1", "2"]
+
+    told(story)
+
+
+def test_a_fallback_list_is_never_silently_without_effect() -> None:
+    async def story(mesh: ControlMesh) -> None:
+        mesh.register("orders", "host-a", "1.0.0")
+
+        def stored() -> tuple[tuple[int, ...], WhenAbsent]:
+            policy = mesh.registry.snapshot().policies["orders"]
+            return policy.fallback, policy.when_absent
+
+        async def put(*options: str) -> str:
+            ran = await mesh.meshq("route", "set", "orders", *options)
+            assert ran.code == 0, ran.err
+            return ran.err
+
+        for before in (("--timeout", "10s"), ("--when-absent", "wait"), ("--when-absent", "fail")):
+            await put(*before)
+            assert await put("--fallback", "1") == ""
+            assert stored() == ((1,), WhenAbsent.FALLBACK)
+            assert await put("--unset", "fallback") == ""
+            assert stored() == ((), WhenAbsent.WAIT)
+        doubt = await put("--fallback", "1", "--when-absent", "wait")
+        assert doubt == "meshq: fallback is not looked at with whenAbsent: wait\n"
+        await put("--timeout", "5s")
+        assert stored() == ((1,), WhenAbsent.WAIT), "what has nothing to do with it leaves it"
+
+    told(story)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first", "second"),
+    [
+        (("route", "show", "orders", "-o", "json"), {"service": "orders"}, POLICY),
+        (("route", "show", "-o", "json"), [], [POLICY]),
+    ],
+)
+def test_watching_shows_a_policy_when_it_changes(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], first: object, second: object
+) -> None:
+    async def story(mesh: ControlMesh) -> None:
+        loop, waits = asyncio.get_running_loop(), itertools.count()
+
+        def wait(_: reach.ControlApi, __: float) -> None:
+            """Between two looks: put once, and in the end Ctrl-C."""
+            if next(waits):
+                raise KeyboardInterrupt
+            asyncio.run_coroutine_threadsafe(mesh.change("PUT", "/v1/routes/orders", POLICY), loop).result()
+
+        monkeypatch.setattr(reach.ControlApi, "wait", wait)
+        ran = await mesh.meshq(*arguments, "--watch")
+        assert (ran.code, [json.loads(line) for line in ran.out.splitlines()]) == (0, [first, second])
 
     told(story)
 
@@ -166,7 +224,7 @@ def test_what_show_prints_set_takes(tmp_path: Path) -> None:
         ran = await mesh.meshq("route", "set", "orders", "--file", "-", stdin=shown.out)
         assert ran.out == "orders: nothing changed\n"
         ran = await mesh.meshq("route", "set", "orders", "--file", "-", "--weight", "2=1", stdin="timeout: 5s")
-        assert "whenAbsent: fail -> wait" in ran.out.splitlines(), "nothing of the present one stays"
+        assert "whenAbsent: fail -> not set" in ran.out.splitlines(), "nothing of the present one stays"
         table = await mesh.meshq("route", "show")
         assert table.out.splitlines()[1].split()[:3] == ["orders", "v2", "1"]
         assert (await mesh.meshq("route", "clear", "orders")).out == "orders has no route policy any more\n"

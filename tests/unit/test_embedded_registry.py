@@ -67,6 +67,21 @@ def test_who_was_silent_for_long_is_given_up_though_the_guard_holds() -> None:
     assert states(hub) == {}
 
 
+def test_when_one_is_back_the_others_have_time_to_come_back_too() -> None:
+    clock = ManualClock()
+    hub = EmbeddedRegistryHub(clock)
+    hub.register(instance("lost"))
+    generation = hub.register(instance("back"))
+    clock.advance((2 * TTL_MS - 1000) / 1000)
+    assert hub.renew("orders", "back", generation, Load()) is not None
+    clock.advance(1)
+    assert (states(hub)[State.SUSPECT], hub.snapshot().holding) == (1, True), "else it were down now"
+    for _ in range(6):
+        clock.advance((2 * TTL_MS - 1000) / 1000 / 6)
+        assert hub.renew("orders", "back", generation, Load()) is not None
+    assert (states(hub), hub.snapshot().holding) == ({State.READY: 1, State.DOWN: 1}, False)
+
+
 def test_those_who_are_given_up_first_are_drawn() -> None:
     def first(seed: int) -> set[str]:
         clock = ManualClock()

@@ -220,3 +220,59 @@ def test_leaving_a_registry_that_is_away_is_no_fault(caplog: pytest.LogCaptureFi
 
     story(test)
     assert "not deregistered: no redis" in caplog.text
+
+
+def test_why_it_is_not_registered_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(world: World) -> None:
+        world.registry.away = "no rights to write"
+        await pass_time(300)
+        assert not world.member.was_registered
+        world.registry.away = ""
+        await pass_time(AWAY_MOST * 1.5 + 0.1)
+        assert (world.member.was_registered, world.member.fault) == (True, "")
+        world.registry.away = "no redis"
+        await pass_time(300)
+        assert world.member.was_registered
+
+    story(test)
+    assert [record.getMessage() for record in caplog.records] == [
+        "not registered: no rights to write",
+        "not renewed: no redis",
+    ]
+
+
+def test_an_answer_that_makes_no_sense_ends_no_registration(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(world: World) -> None:
+        await registered(world)
+        renew = world.registry.renew
+
+        async def mistaken(*args: object) -> None:
+            raise ValueError("a mistake")
+
+        world.registry.renew = mistaken  # type: ignore[method-assign, assignment]
+        await pass_time(300)
+        assert "a mistake" in world.member.fault
+        world.registry.renew = renew  # type: ignore[method-assign]
+        await pass_time(AWAY_MOST * 1.5 + 0.1)
+        assert (world.member.fault, world.renewals() >= 1) == ("", True)
+
+    story(test)
+    assert caplog.text.count("Traceback") == 1
+
+
+def test_one_that_gave_up_saying_goodbye_does_not_register() -> None:
+    async def test(world: World) -> None:
+        await registered(world)
+        world.registry.known = False
+        world.member.set_state(State.READY)
+        await until(lambda: len(world.registry.registered) == 2)
+        world.registry.known = False  # once more: the next registration has to wait
+        world.member.set_state(State.UNHEALTHY)
+        await until(lambda: world.member.generation is None)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await world.member.leave()
+        await pass_time(60)
+        assert len(world.registry.registered) == 2
+
+    story(test)

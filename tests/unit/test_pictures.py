@@ -2,22 +2,30 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from meshq.adapters.clock import ManualClock
-from meshq.core.instances import EMPTY, Service, Snapshot
+from meshq.core.instances import EMPTY, Instance, Service, Snapshot, State
 from meshq.core.names import parse_version
 from meshq.core.picture_format import Kept
+from meshq.core.policy import Policy
 from meshq_sidecar.pictures import RETURN_WITHIN, SAVE_EVERY, SNAPSHOT_EVERY, Pictures
 from tests.told_registry import ToldRegistry
 from tests.virtual_time import pass_time, run, until
 
 VERSION = parse_version("1.0.0")
+ALLOW = Policy("orders", allow=frozenset({"shop"}))
 
 
 def picture(revision: int, *services: str, epoch: str = "e") -> Snapshot:
     return Snapshot(revision, {name: Service(name, {1: VERSION}) for name in services}, epoch=epoch)
+
+
+def ruled(revision: int, *policies: Policy, epoch: str = "e") -> Snapshot:
+    """Of orders, with route policies."""
+    return replace(picture(revision, "orders", epoch=epoch), policies={policy.service: policy for policy in policies})
 
 
 class Disk:
@@ -40,7 +48,7 @@ class World:
         self.registry = ToldRegistry()
         self.registry.picture = picture(1, "orders")
         self.disk = Disk(kept)
-        self.pictures = Pictures(self.registry, clock, self.disk)
+        self.pictures = Pictures(self.registry, clock, self.disk, "orders")
         self.seen: list[Snapshot] = []
         self.pictures.on_change(self.seen.append)
 
@@ -149,16 +157,121 @@ def test_one_who_left_while_the_registry_was_away_is_gone_when_it_is_back() -> N
 @pytest.mark.parametrize("after", [picture(0), picture(7, epoch="another")], ids=["backwards", "another epoch"])
 def test_those_that_a_registry_forgot_are_kept_until_they_had_time_to_return(after: Snapshot) -> None:
     async def test(world: World) -> None:
+        batch = Instance("batch", "i-1", VERSION, (), State.READY)
+        first = picture(1, "orders")
+        world.registry.change(replace(first, services={**first.services, "batch": Service("batch", {}, (batch,))}))
         await until(lambda: world.seen)
         world.registry.change(after)
         await until(lambda: world.pictures.picture.revision == after.revision)
-        assert world.shown == ({"orders"}, True)
+        assert world.shown == ({"orders", "batch"}, True)
         await pass_time(RETURN_WITHIN / 2)
-        assert world.shown == ({"orders"}, True)
+        assert world.shown == ({"orders", "batch"}, True)
         await pass_time(RETURN_WITHIN / 2 + 1)
-        assert world.shown == (set(), False)
+        assert world.shown == ({"orders"}, False), "it has a queue"
 
     story(test)
+
+
+def test_a_forgotten_service_is_known_until_the_registry_names_it() -> None:
+    async def test(world: World) -> None:
+        await until(lambda: world.seen)
+        world.registry.change(picture(7, "billing", epoch="another"))
+        await pass_time(RETURN_WITHIN + 600)
+        assert world.shown == ({"orders", "billing"}, False)
+        assert world.pictures.picture.services["orders"] == Service("orders", {1: VERSION})
+        world.registry.change(picture(8, "orders", epoch="another"))
+        await until(lambda: world.pictures.picture.revision == 8)
+        world.registry.change(picture(9, epoch="another"))
+        await until(lambda: world.pictures.picture.revision == 9)
+        assert world.shown == (set(), False), "retired since"
+
+    story(test)
+
+
+def test_an_answer_that_makes_no_sense_does_not_end_the_following(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(world: World) -> None:
+        await until(lambda: world.seen)
+        snapshot = world.registry.snapshot
+
+        async def mistaken() -> Snapshot:
+            raise ValueError("a mistake")
+
+        world.registry.snapshot = mistaken  # type: ignore[method-assign]
+        world.registry.change(picture(2, "billing"))
+        await pass_time(60)
+        assert (world.shown, "a mistake" in world.pictures.fault) == (({"orders"}, True), True)
+        world.registry.snapshot = snapshot  # type: ignore[method-assign]
+        await pass_time(6.1)
+        assert (world.shown, world.pictures.fault) == (({"billing"}, False), "")
+
+    story(test)
+    assert caplog.text.count("Traceback") == 1
+
+
+# --- route policies that the registry lost -----------------------------------------------------------------------------------
+
+
+def test_the_own_policy_is_put_back_once_and_holds_meanwhile() -> None:
+    other = Policy("billing", allow=frozenset())
+
+    async def test(world: World) -> None:
+        world.registry.change(ruled(1, ALLOW, other))
+        await until(lambda: world.seen)
+        world.registry.change(ruled(7, epoch="another"))
+        await until(lambda: world.registry.said)
+        assert world.registry.said == [("policy", "orders", ALLOW)]
+        assert world.pictures.picture.policies == {"orders": ALLOW, "billing": other}
+        world.registry.change(ruled(8, ALLOW, epoch="another"))
+        await pass_time(RETURN_WITHIN + 1)
+        world.registry.change(ruled(9, epoch="another"))  # an operator's doing
+        await pass_time(RETURN_WITHIN + 1)
+        world.registry.change(ruled(2, epoch="another"))
+        await pass_time(RETURN_WITHIN + 600)
+        assert world.registry.said == [("policy", "orders", ALLOW)]
+        assert world.pictures.picture.policies == {}
+
+    story(test)
+
+
+def test_a_policy_that_is_there_again_is_not_put_back() -> None:
+    async def test(world: World) -> None:
+        world.registry.change(ruled(1, ALLOW))
+        await until(lambda: world.seen)
+        world.registry.change(ruled(7, Policy("orders"), epoch="another"))
+        await pass_time(RETURN_WITHIN)
+        world.registry.change(ruled(8, epoch="another"))
+        await pass_time(600)
+        assert world.registry.said == []
+
+    story(test)
+
+
+def test_a_policy_that_cannot_be_put_back_is_tried_again_and_the_picture_serves(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test(world: World) -> None:
+        world.registry.change(ruled(1, ALLOW))
+        await until(lambda: world.seen)
+        world.registry.refuses_policies = True
+        world.registry.change(ruled(0))
+        await pass_time(RETURN_WITHIN + 1)
+        assert (world.registry.said, world.pictures.picture.stale) == ([], False)
+        world.registry.refuses_policies = False
+        await pass_time(SNAPSHOT_EVERY * 1.2)
+        assert world.registry.said == [("policy", "orders", ALLOW)]
+
+    story(test)
+    assert caplog.text.count("no rights") == 1, "said once, tried twice or more"
+
+
+def test_a_policy_from_the_disk_is_not_put_back() -> None:
+    async def test(world: World) -> None:
+        await until(lambda: world.pictures.from_disk)
+        world.registry.change(ruled(7, epoch="another"))
+        await pass_time(60)
+        assert world.registry.said == []
+
+    story(test, away="no redis", kept=Kept(ruled(5, ALLOW), 1_700_000_000_000))
 
 
 def test_who_looks_and_fails_stops_nobody_else(caplog: pytest.LogCaptureFixture) -> None:

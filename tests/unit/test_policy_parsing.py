@@ -76,7 +76,7 @@ def test_the_policy_of_the_interface() -> None:
 def test_nothing_said_is_nothing() -> None:
     assert read() == Policy("orders")
     assert read(**dict.fromkeys(("weights", "sticky", "mirror", "fallback", "timeout", "allow"))) == Policy("orders")
-    assert policy_as_json(Policy("orders")) == {"service": "orders", "whenAbsent": "wait"}
+    assert policy_as_json(Policy("orders")) == {"service": "orders"}
 
 
 @pytest.mark.parametrize("majors", [("1", "2"), (1, 2)])
@@ -99,6 +99,18 @@ def test_when_absent_follows_the_fallback_list_where_it_is_not_said() -> None:
     assert read(fallback=["1"], whenAbsent="fail").when_absent is WhenAbsent.FAIL
     assert read(fallback=["1"], whenAbsent="wait").when_absent is WhenAbsent.WAIT
     assert read(fallback=[]).when_absent is WhenAbsent.WAIT
+
+
+@pytest.mark.parametrize("fallback", [[], ["1"]])
+@pytest.mark.parametrize("when_absent", [None, "wait", "fail", "fallback"])
+def test_when_absent_is_shown_where_it_does_not_follow(fallback: list[str], when_absent: str | None) -> None:
+    if when_absent == "fallback" and not fallback:
+        return
+    policy = read(fallback=fallback, whenAbsent=when_absent)
+    shown = policy_as_json(policy)
+    usual = "fallback" if fallback else "wait"
+    assert shown.get("whenAbsent") == (None if when_absent == usual else when_absent)
+    assert parse_policy("orders", shown) == policy
 
 
 @pytest.mark.parametrize(
@@ -253,3 +265,10 @@ def test_versions_that_never_were_there_are_doubted() -> None:
     ]
     assert doubts(policy, {1, 3, 4, 5}) == []
     assert doubts(read(weights={1: 1}), ()) == ["weights: no instance of orders ever served v1; it has no version yet"]
+
+
+@pytest.mark.parametrize("when_absent", ["wait", "fail"])
+def test_a_fallback_list_without_effect_is_doubted(when_absent: str) -> None:
+    said = f"fallback is not looked at with whenAbsent: {when_absent}"
+    assert doubts(read(fallback=[1], whenAbsent=when_absent), {1}) == [said]
+    assert doubts(read(fallback=[1]), {1}) == []

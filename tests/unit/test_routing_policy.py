@@ -13,8 +13,9 @@ from meshq.core.instances import Instance, Service, Snapshot, State
 from meshq.core.names import parse_version
 from meshq.core.policy import Policy
 from meshq.core.policy_parsing import parse_policy
-from meshq.core.routing import Route, Routes, in_panic, route
+from meshq.core.routing import Route, Routes, route
 from meshq.core.selectors import parse_address
+from meshq.core.standing import panics
 
 READY, PAUSED, UNHEALTHY, DOWN = State.READY, State.PAUSED, State.UNHEALTHY, State.DOWN
 
@@ -231,7 +232,7 @@ def test_a_version_that_nobody_knows_is_the_brokers_to_refuse() -> None:
 @pytest.mark.parametrize("address", ["orders", "orders@2"])
 def test_when_everybody_is_unhealthy_nothing_fails(states: dict[int, list[State]], panic: bool, address: str) -> None:
     snapshot = picture(states, policy(weights={2: 1}, whenAbsent="fail"))
-    assert in_panic(snapshot.services["orders"]) is panic
+    assert panics(snapshot.services["orders"]) is panic
     found = Sent(snapshot).find(call(address))
     if panic:
         assert found == Route("orders.v2", "", "panic")
@@ -241,9 +242,9 @@ def test_when_everybody_is_unhealthy_nothing_fails(states: dict[int, list[State]
 
 def test_an_instance_that_only_calls_out_has_no_say_in_it() -> None:
     calling = Instance("orders", "c", parse_version("1.0.0"), (), READY)
-    assert in_panic(Service("orders", {}, (calling,))) is False
+    assert panics(Service("orders", {}, (calling,))) is False
     probed = Instance("orders", "p", parse_version("1.0.0"), (1,), UNHEALTHY)
-    assert in_panic(Service("orders", {}, (calling, probed))) is True
+    assert panics(Service("orders", {}, (calling, probed))) is True
 
 
 def test_it_is_said_without_a_policy_too() -> None:

@@ -48,7 +48,13 @@ def service(*states: State, majors: tuple[int, ...] = (1,)) -> Service:
         ((State.DOWN,), False),
         ((State.UNHEALTHY,), True),
         ((State.UNHEALTHY, State.UNHEALTHY, State.DOWN), True),
-        *(((State.UNHEALTHY, other), False) for other in State if other not in (State.UNHEALTHY, State.DOWN)),
+        ((State.UNHEALTHY, State.DRAINING, State.DOWN), True),
+        ((State.DRAINING,), False),
+        *(
+            ((State.UNHEALTHY, other), False)
+            for other in State
+            if other not in (State.UNHEALTHY, State.DRAINING, State.DOWN)
+        ),
     ],
 )
 def test_a_service_panics_when_everybody_is_unhealthy(states: tuple[State, ...], panic: bool) -> None:

@@ -10,11 +10,13 @@
 --                   lowest, because the order of versions is that of the bytes
 --   ends     zset   <id> by the time at which the next of its pauses ends
 --   about    hash   <major>: the lowest version that was ready when any was last; policy: the route policy (JSON);
---                   run, run:at, run:since: see guarded()
+--                   run, run:at, run:since: see guarded(); returned: when a lease was renewed that was over
+--   unsaid   zset   <id>, or '' for all of the service, by the time of a change that the mesh may not have been told of yet
 --   callers  hash   <major> <caller>: when that was last said
 -- Time is this server's and nobody else's, in milliseconds. Numbers become text by int(): tostring() would round a time.
 
 local INST, LEASE, GONE, READY, ENDS, ABOUT, CALLERS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local UNSAID = KEYS[8]
 local TIME = redis.call('TIME')
 local NOW = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
 local RUN_CHECKED = 5000 -- how long a look at the server's run id holds, while nobody is to be given up
@@ -54,7 +56,25 @@ local function write(id, status)
 end
 
 local function wants(id)
-  return unpacked(redis.call('HGET', INST, id .. ':wants'))
+  local wanted = unpacked(redis.call('HGET', INST, id .. ':wants'))
+  for _, who in ipairs({'own', 'operator'}) do
+    local pause = wanted[who]
+    if type(pause) ~= 'table' or pause['until'] and type(pause['until']) ~= 'number' then
+      wanted[who] = nil
+    end
+  end
+  return wanted
+end
+
+-- The mesh is to be told of a change; said.lua says that it was. Who gets no answer, or does not live to tell, leaves it to the next
+-- who does something to it or looks at the leases.
+local function unsaid(id)
+  redis.call('ZADD', UNSAID, int(NOW), id)
+end
+
+-- Whether it is still to be told, as 1 or 0.
+local function pending(id)
+  return redis.call('ZSCORE', UNSAID, id) and 1 or 0
 end
 
 local function holds(pause)
@@ -85,13 +105,20 @@ local function want(id, wanted)
   return ends or -1
 end
 
--- Enter the instance among the ready ones of its majors, or take it out, and see which version is the lowest now.
-local function place(id, ready)
+-- Enter the instance among the ready ones of its majors, or take it out, and see which version is the lowest now. A major that is
+-- not known (it may have been retired) is from now on only if the instance `serves` it.
+local function place(id, ready, serves)
   local record = unpacked(redis.call('HGET', INST, id))
-  if type(record.majors) ~= 'table' or not (record.order and record.version) then
+  local majors, known = record.majors, type(record.order) == 'string' and type(record.version) == 'string'
+  if type(majors) ~= 'table' or not known then
     return -- not written by this version of meshq
   end
-  for _, major in ipairs(record.majors) do
+  for _, major in ipairs(majors) do
+    if type(major) ~= 'number' then
+      return
+    end
+  end
+  for _, major in ipairs(majors) do
     local prefix = string.format('%010d', major)
     local member = table.concat({prefix, record.order, record.version, id}, ':')
     if ready then
@@ -102,17 +129,17 @@ local function place(id, ready)
     local lowest = redis.call('ZRANGEBYLEX', READY, '[' .. prefix .. ':', '(' .. prefix .. ';', 'LIMIT', 0, 1)[1]
     if lowest then
       redis.call('HSET', ABOUT, int(major), string.match(lowest, '^[^:]*:[^:]*:([^:]*):'))
-    else
+    elseif serves then
       redis.call('HSETNX', ABOUT, int(major), record.version)
     end
   end
 end
 
--- Place it by what is known of it.
+-- Place it by what is known of it. Who was given up serves nothing.
 local function settle(id, status)
   local wanted = wants(id)
   local live = status.out == 0 and tonumber(redis.call('ZSCORE', LEASE, id) or 0) > NOW
-  place(id, live and status.state == 'ready' and not holds(wanted.own) and not holds(wanted.operator))
+  place(id, live and status.state == 'ready' and not holds(wanted.own) and not holds(wanted.operator), status.out <= 1)
 end
 
 local function forget(id)
@@ -123,19 +150,25 @@ local function forget(id)
   redis.call('ZREM', ENDS, id)
 end
 
--- 'ok', 'unknown' or 'fenced', and its status: whether whoever has this generation still owns the instance. Everybody does who
--- has none: an operator. A generation that is newer than the one known was lost in a failover.
-local function standing(id, generation)
+-- 'ok', 'unknown' or 'fenced', and its status: whether `owner`, `<generation> <process>`, still owns the instance. Everybody does
+-- who is '': an operator. A generation that is newer than the one known was lost in a failover. One that is older, of the same
+-- process, is followed by a registration that was executed long after it was sent, so that the process does not know of it.
+local function standing(id, owner)
   local status = read(id)
-  local given = tonumber(generation)
+  local given, process = string.match(owner, '^(%d+) (%x+)$')
+  given = tonumber(given)
   if not status or given and given > status.generation then
     return 'unknown'
   end
-  return given and given < status.generation and 'fenced' or 'ok', status
+  if given and given < status.generation then
+    return unpacked(redis.call('HGET', INST, id)).process == process and 'unknown' or 'fenced', status
+  end
+  return 'ok', status
 end
 
 -- Run by whoever owns the instance, or by an operator: `change` gets its id and status and returns whether that changed it, and
--- when it changes next by itself, if it does. Replies {standing, now, whether it changed, how often it was written to, when next}.
+-- when it changes next by itself, if it does. Replies {standing, now, whether the mesh is to be told, how often it was written to,
+-- when next}.
 local function by_owner(change)
   local id = ARGV[1]
   local answer, status = standing(id, ARGV[2])
@@ -147,8 +180,9 @@ local function by_owner(change)
     status.writes = status.writes + 1
     write(id, status)
     settle(id, status)
+    unsaid(id)
   end
-  return {answer, NOW, changed and 1 or 0, status.writes, due or -1}
+  return {answer, NOW, pending(id), status.writes, due or -1}
 end
 
 -- --- the server --------------------------------------------------------------------------------------------------------

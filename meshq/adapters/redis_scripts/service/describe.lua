@@ -1,4 +1,4 @@
--- ARGV id, generation, metadata (packed, '' for none). Replies as by_owner does.
+-- ARGV id, owner, metadata (packed, '' for none). Replies as by_owner does.
 return by_owner(function(id)
   local field = id .. ':meta'
   if (redis.call('HGET', INST, field) or '') == ARGV[3] then

@@ -1,7 +1,6 @@
--- ARGV guard, ids. Gives up those whose leases have been over for as long again. Returns how many.
-local count = 0
+-- ARGV guard, ids. Gives up those whose leases have been over for as long again. Returns the present time.
 if NOW < guarded(tonumber(ARGV[1]), true) then
-  return 0
+  return NOW
 end
 for i = 2, #ARGV do
   local id = ARGV[i]
@@ -11,9 +10,9 @@ for i = 2, #ARGV do
     status.out = deadline
     write(id, status)
     place(id, false)
+    unsaid(id)
     redis.call('ZREM', LEASE, id)
     redis.call('ZADD', GONE, int(NOW), id)
-    count = count + 1
   end
 end
-return count
+return NOW

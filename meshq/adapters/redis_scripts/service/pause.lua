@@ -1,4 +1,4 @@
--- ARGV id, generation ('': an operator), reason, for how long ('': until it is lifted). Replies as by_owner does.
+-- ARGV id, owner ('': an operator), reason, for how long ('': until it is lifted). Replies as by_owner does.
 local who = ARGV[2] == '' and 'operator' or 'own'
 return by_owner(function(id)
   local wanted = wants(id)

@@ -1,4 +1,4 @@
--- ARGV id, generation, load, how often the owner knows it to have been written to, guard. Replies as by_owner does.
+-- ARGV id, owner, load, how often the owner knows it to have been written to, guard. Replies as by_owner does.
 local known = tonumber(ARGV[4])
 local function renew(id, status)
   local deadline = tonumber(redis.call('ZSCORE', LEASE, id) or 0)
@@ -8,6 +8,10 @@ local function renew(id, status)
   redis.call('ZREM', GONE, id)
   write(id, status)
   guarded(tonumber(ARGV[5]), false)
+  -- Not again within QUIET_AGAIN (core/eviction.py), or one that keeps falling silent and coming back would stop everything.
+  if back and NOW >= (tonumber(redis.call('HGET', ABOUT, 'returned')) or 0) + 4 * tonumber(ARGV[5]) then
+    redis.call('HSET', ABOUT, 'returned', int(NOW))
+  end
   return back
 end
 

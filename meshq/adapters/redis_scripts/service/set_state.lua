@@ -1,4 +1,4 @@
--- ARGV id, generation, state. Replies as by_owner does.
+-- ARGV id, owner, state. Replies as by_owner does.
 return by_owner(function(_, status)
   local changed = status.state ~= ARGV[3]
   status.state = ARGV[3]

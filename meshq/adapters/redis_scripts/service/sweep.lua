@@ -1,10 +1,11 @@
 -- What has changed by itself: pauses that ended, leases that ran out, instances that are down for long. ARGV guard, how long one
--- that was given up is kept. Whoever is first finds the change. Replies {ids of which readers see a change, leases (of those not given
--- up), how many of them ran out, when something changes next by itself or -1, whether the guard after a restart holds anybody, and
--- of those that could be given up: id, when the lease ran out, its ttl, ...}.
+-- that was given up is kept. What was found is found again until it was said (said.lua). Replies {ids of which readers see a change
+-- ('' for all of the service), leases (of those not given up), how many of them ran out, when something changes next by itself or
+-- -1, whether the guard after a restart holds anybody, of those that could be given up: id, when the lease ran out, its ttl, ..., when
+-- last a lease was renewed that was over (0: never), now}.
 local MOST = 1000 -- of those that could be given up, in one reply
 local guard, keep = tonumber(ARGV[1]), tonumber(ARGV[2])
-local changed, due = {}, nil
+local due
 
 local function next_at(time)
   due = math.min(due or time, time)
@@ -16,11 +17,11 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', ENDS, '-inf', int(NOW))) do
   if status then
     settle(id, status)
   end
-  changed[#changed + 1] = id
+  unsaid(id)
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', GONE, '-inf', int(NOW - keep))) do
   forget(id)
-  changed[#changed + 1] = id
+  unsaid(id)
 end
 
 local over = redis.call('ZRANGEBYSCORE', LEASE, '-inf', int(NOW), 'WITHSCORES')
@@ -37,7 +38,7 @@ for i = 1, #over, 2 do
       status.out = 1
       write(id, status)
       place(id, false)
-      changed[#changed + 1] = id
+      unsaid(id)
     end
     if NOW < deadline + status.ttl then
       next_at(deadline + status.ttl)
@@ -65,4 +66,6 @@ local oldest = redis.call('ZRANGE', GONE, 0, 0, 'WITHSCORES')
 if oldest[2] then
   next_at(tonumber(oldest[2]) + keep)
 end
-return {changed, redis.call('ZCARD', LEASE), #over / 2, due or -1, held, late}
+local changed = redis.call('ZRANGEBYSCORE', UNSAID, '-inf', '+inf')
+local returned = tonumber(redis.call('HGET', ABOUT, 'returned')) or 0
+return {changed, redis.call('ZCARD', LEASE), #over / 2, due or -1, held, late, returned, NOW}
