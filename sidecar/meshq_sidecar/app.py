@@ -265,6 +265,7 @@ class Sidecar:
         await self._broker.open()
         await self._subscriptions.open(settings.subscribe, settings.log_events)
         if settings.app_port is not None:
+            await self._place.look()
             self._tasks.start(self.health.run(), "probe the app")
         logger.info(
             "%s %s as %s: apps on port %d, admin on %d, DNS on %d",

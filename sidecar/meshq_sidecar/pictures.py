@@ -48,6 +48,8 @@ class Pictures:
         self.fault = "the registry was not reached yet"
         """Why the picture may be old; "" when it is not."""
         self.from_disk = False
+        self.asked = asyncio.Event()
+        """The registry has answered, or has not and the disk was read instead."""
         self._registry = registry
         self._clock = clock
         self._disk = disk
@@ -92,12 +94,14 @@ class Pictures:
                 await asyncio.sleep(self._bucket.take(self._clock.monotonic()))
                 seen = await self._registry.snapshot()
                 self._see(seen)
+                self.asked.set()
                 wait = AWAY_FIRST
                 await self._restore(seen)
                 await self._wait_for_change()
             except Exception as error:  # noqa: BLE001 - whatever it is, the picture is to be followed again
                 self._say(fault_of(error, self.fault))
                 await self._do_without()
+                self.asked.set()
                 await asyncio.sleep(wait * random.uniform(0.5, 1.5))
                 wait = min(2 * wait, AWAY_MOST)
 

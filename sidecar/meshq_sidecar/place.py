@@ -4,7 +4,9 @@ Four parts that know nothing of each other come together here: the registration 
 the pauses, and the one decision whether messages are taken (duty).
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from meshq.core import views
@@ -21,6 +23,9 @@ from meshq_sidecar.pausing import Pauses
 from meshq_sidecar.pictures import OnDisk, Pictures
 from meshq_sidecar.services_api import ServicesApi
 from meshq_sidecar.watching import Watching
+
+FIRST_LOOK = 3.0
+"""The longest that anything waits for the first picture: a registry that does not answer costs 2 s before the disk is read."""
 
 
 class Place:
@@ -70,6 +75,12 @@ class Place:
         tasks.start(self.membership.keep(), "keep the registration")
         tasks.start(self.pictures.follow(), "follow the registry")
         tasks.start(self.pictures.keep(), "keep the picture of the mesh")
+
+    async def look(self) -> None:
+        """Wait a moment for the first picture: who may call is known from it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK):
+                await self.pictures.asked.wait()
 
     async def close(self) -> None:
         """After the tasks were closed."""

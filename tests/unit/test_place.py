@@ -2,13 +2,15 @@
 
 import asyncio
 
+import pytest
+
 from meshq.adapters.clock import ManualClock
 from meshq.core.instances import Instance, Load, Snapshot
 from meshq.core.picture_format import Kept
 from meshq.core.usage import Usage
 from meshq.ports import RegistryAway
 from meshq.settings import load
-from meshq_sidecar.place import Place
+from meshq_sidecar.place import FIRST_LOOK, Place
 from tests.told_registry import ToldRegistry
 from tests.virtual_time import pass_time, run, until
 
@@ -77,5 +79,33 @@ def test_one_that_starts_on_a_picture_from_the_disk_is_ready() -> None:
         assert (here.checks()["registry"], here.as_json()["registered"]) == ("", False)
         for task in tasks:
             task.cancel()
+
+    run(clock, story())
+
+
+@pytest.mark.parametrize(("away", "disk"), [("", None), ("no redis", Disk()), ("no redis", None)])
+def test_who_may_call_is_looked_up_before_the_first_message(away: str, disk: Disk | None) -> None:
+    clock = ManualClock()
+
+    async def story() -> None:
+        registry = ToldRegistry()
+        registry.away = away
+        here = place(registry, clock, disk)
+        looking = asyncio.create_task(here.look())
+        following = asyncio.create_task(here.pictures.follow())
+        await until(looking.done)
+        assert here.pictures.pictured is (not away or disk is not None)
+        following.cancel()
+
+    run(clock, story())
+
+
+def test_a_registry_that_says_nothing_holds_nobody_up_for_long() -> None:
+    clock = ManualClock()
+
+    async def story() -> None:
+        looking = asyncio.create_task(place(ToldRegistry(), clock).look())
+        await pass_time(FIRST_LOOK + 0.1)
+        assert looking.done()
 
     run(clock, story())
