@@ -60,9 +60,9 @@ def cluster_of(search: Iterable[str]) -> Cluster:
 def service_of(name: str, cluster: Cluster) -> str | None:
     """The service that the cluster would mean by `name` (lower case, no dot at its end); None for a name of another form:
     `orders`, `orders.shop`, `orders.shop.svc`, `orders.shop.svc.cluster.local`."""
-    service, _, rest = name.partition(".")
+    service, dot, rest = name.partition(".")
     if not rest:
-        return service or None
+        return None if dot else service or None
     namespace, _, end = rest.partition(".")
     if end not in ("", "svc", f"svc.{cluster.domain}"):
         return None

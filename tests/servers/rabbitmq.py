@@ -307,6 +307,10 @@ raft.wal_max_size_bytes = 16777216
             wait_for(self._ready_or_dead, timeout, f"{self.name} ready")
         except TimeoutError as error:
             raise TimeoutError(f"{error}; the end of its log:\n{self._process.tail()}") from None
+        if not self._process.running and "incompatible_feature_flags" in self._process.tail():
+            # RabbitMQ 3.10 asked another that was just starting too. Whoever watches a node starts it again.
+            self._process.start()
+            wait_for(self._ready_or_dead, timeout, f"{self.name} ready")
         if not self._process.running:
             raise NoServer(f"{self.name} stopped; the end of its log:\n{self._process.tail()}")
 
