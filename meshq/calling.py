@@ -23,7 +23,7 @@ from meshq.core.http import HttpResponse
 from meshq.core.instances import Snapshot, State
 from meshq.core.message import DecodeError, Fault, Message, Request, Response, decode
 from meshq.core.outcomes import as_response
-from meshq.core.places import Place, call_place
+from meshq.core.places import Backlog, Place, call_place
 from meshq.core.routing import Routes, unroutable
 from meshq.core.standing import panics
 from meshq.core.usage import Usage
@@ -31,9 +31,6 @@ from meshq.ports import Broker, Clock, Delivery, Metrics
 from meshq.randomness import Randomness
 
 logger = logging.getLogger(__name__)
-
-Backlog = Callable[[str, str], Problem | None]
-"""Service and queue -> what to refuse a message with because more than enough wait there."""
 
 
 class Caller:

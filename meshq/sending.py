@@ -14,7 +14,7 @@ from meshq.core.calls import Full
 from meshq.core.errors import Code, Problem
 from meshq.core.instances import Snapshot
 from meshq.core.message import Request, encode_request
-from meshq.core.places import Place, work_place
+from meshq.core.places import Backlog, Place, work_place
 from meshq.core.routing import Route, Routes, unheard_of, unroutable
 from meshq.ports import Broker, Clock, Metrics, Publication
 from meshq.randomness import Randomness
@@ -25,9 +25,6 @@ from meshq.sending_keys import KeyQueues
 from meshq.tasks import Tasks
 
 __all__ = ["REQUESTS", "Answers", "Fate", "Forwarder", "Sender", "Told"]
-
-Backlog = Callable[[str, str], Problem | None]
-"""Service and queue -> what to refuse a message with because more than enough wait there."""
 
 
 class Sender:

@@ -6,13 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from typer.testing import CliRunner
-
 from meshq.adapters.clock import SystemClock
 from meshq.adapters.embedded_broker import EmbeddedHub
 from meshq.adapters.embedded_registry import EmbeddedRegistryHub
 from meshq.adapters.metrics import PrometheusMetrics
-from meshq.cli.main import app
 from meshq.control import DOMAIN, SERVICE
 from meshq.control.access import Access
 from meshq.control.app import Control
@@ -22,20 +19,11 @@ from meshq.core import topology
 from meshq.core.instances import Instance, Service, State
 from meshq.core.names import parse_version
 from meshq.ports import Broker, Publication, Published, QueueStats
+from tests.cli_runs import Ran, meshq_at
 from tests.http_tools import Answer, connected
 
 SECRET, OLD_SECRET = "0123456789abcdef-new", "0123456789abcdef-old"
 MEANT = {"Meshq_Api": "1"}
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 class Said(NamedTuple):
@@ -94,12 +82,7 @@ class ControlMesh:
         return await self.ask(method, target, body, **MEANT)
 
     async def meshq(self, *arguments: str, stdin: str = "") -> Ran:
-        """The command line, in a thread, as the control API is in this one."""
-        control = ["--control", f"http://127.0.0.1:{self.port}"]
-        result = await asyncio.to_thread(CliRunner().invoke, app, [*arguments, *control], input=stdin)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return Ran(result.exit_code, result.stdout, result.stderr)
+        return await meshq_at(self.port, *arguments, stdin=stdin)
 
 
 @asynccontextmanager

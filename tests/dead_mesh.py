@@ -4,34 +4,22 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
-
-from typer.testing import CliRunner
+from typing import Any
 
 from meshq.adapters.clock import SystemClock
 from meshq.adapters.embedded_broker import EmbeddedHub
 from meshq.adapters.embedded_registry import EmbeddedRegistryHub
 from meshq.adapters.metrics import PrometheusMetrics
-from meshq.cli.main import app
 from meshq.control import DOMAIN, SERVICE
 from meshq.control.app import Control
 from meshq.control.mesh import Mesh
 from meshq.core import dead, topology
 from meshq.core.message import DeadLetter, Request, encode_dead_letter, encode_request
 from meshq.ports import Broker, Publication, Published, QueueStats
+from tests.cli_runs import Ran, meshq_at
 from tests.http_tools import Answer, connected
 
 ORDERS, BILLING = "orders.v2", "billing.v1"
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 class DeadMesh:
@@ -72,12 +60,7 @@ class DeadMesh:
             return await peer.answer()
 
     async def meshq(self, *arguments: str) -> Ran:
-        """The command line, in a thread, as the control API is in this one."""
-        control = ["--control", f"http://127.0.0.1:{self.port}"]
-        result = await asyncio.to_thread(CliRunner().invoke, app, [*arguments, *control])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return Ran(result.exit_code, result.stdout, result.stderr)
+        return await meshq_at(self.port, *arguments)
 
 
 @asynccontextmanager

@@ -19,21 +19,20 @@ Where the pitfalls of pika (research/scaling-registry-reliability.md C.3) went:
 
 import asyncio
 import logging
-import secrets
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from meshq.adapters import amqp_server, amqp_url, amqp_withdraw
-from meshq.adapters.amqp_channel import Channel, ChannelLost
+from meshq.adapters.amqp_channel import ChannelLost
 from meshq.adapters.amqp_connection import FastConnection
-from meshq.adapters.amqp_consumer import AmqpDelivery, ChannelConsumer, log_arguments
 from meshq.adapters.amqp_hold import Holding
 from meshq.adapters.amqp_link import Link
 from meshq.adapters.amqp_publisher import Publisher
+from meshq.adapters.amqp_replies import ReplyQueue
 from meshq.adapters.amqp_server import Server
-from meshq.adapters.amqp_topology import ACCESS_REFUSED, NOT_FOUND, Declarer, fault, refused, refused_publish
+from meshq.adapters.amqp_subscriptions import Subscriptions
+from meshq.adapters.amqp_topology import ACCESS_REFUSED, NOT_FOUND, Declarer, refused, refused_publish
 from meshq.core import topology
 from meshq.core.desired import Desired, without
 from meshq.core.topology import Topology
@@ -62,47 +61,6 @@ queue, but not always those of a quorum queue that was declared a moment ago: in
 a dozen consumers heard nothing, however long one waited before declaring it again."""
 
 
-class _Subscription:
-    """Desired: consume this queue. `consumer` is what is there of it on the present connection."""
-
-    def __init__(
-        self,
-        queue: str,
-        prefetch: int,
-        on_delivery: Callable[[Delivery], None],
-        arguments: dict[str, Any],
-        changed: asyncio.Event,
-    ) -> None:
-        self.queue = queue
-        self.prefetch = prefetch
-        self.arguments = arguments
-        self.on_delivery = on_delivery
-        self.consumer: ChannelConsumer | None = None
-        self.cancelled = False
-        self._changed = changed
-
-    @property
-    def running(self) -> bool:
-        consumer = self.consumer
-        return consumer is not None and consumer.live and not consumer.cancelled.done()
-
-    @property
-    def dropped(self) -> bool:
-        """The broker cancelled it, as it does when a queue is deleted."""
-        return self.consumer is not None and self.consumer.cancelled.done() and not self.cancelled
-
-    def drop(self) -> None:
-        """As if the broker had."""
-        if self.consumer is not None:
-            self.consumer.drop()
-
-    def cancel(self) -> None:
-        self.cancelled = True
-        if self.consumer is not None:
-            self.consumer.stop()
-        self._changed.set()
-
-
 class AmqpBroker:
     """See ports.Broker. `name` is what the broker's operators see: the service and the instance."""
 
@@ -126,9 +84,8 @@ class AmqpBroker:
         self._server: Server | None = None
         self._holding: dict[str, Holding] = {}
         """By queue, on the present connection."""
-        self._subscriptions: list[_Subscription] = []
-        self._replies: tuple[str, str, ReplyHandler] | None = None
-        self._reply_key = ""
+        self._subscriptions = Subscriptions(name, self.user, self._desired, self._changed)
+        self._replies: ReplyQueue | None = None
         self._refusals: list[str] = []
         self._publisher = Publisher(self.user, name, clock, self._on_unroutable)
         self._publishing = Link(self._url, f"{name} publish", tls, self._publish_session, self._tell_state)
@@ -189,7 +146,7 @@ class AmqpBroker:
 
     def _on_unroutable(self, message_id: str) -> None:
         if self._replies is not None:
-            self._replies[2].on_unroutable(message_id)
+            self._replies.handler.on_unroutable(message_id)
 
     async def _publish_session(self, connection: FastConnection) -> None:
         self._publisher.blocked = False
@@ -201,8 +158,8 @@ class AmqpBroker:
                 await self._publisher.session(connection, self._publishing.up)
             except ChannelLost as lost:
                 if self._replies is not None:
-                    self._tell_refused(lost, self._replies[2])
-                    self._replies[2].on_sends_lost()
+                    self._tell_refused(lost, self._replies.handler)
+                    self._replies.handler.on_sends_lost()
                 if lost.code == 0:
                     raise
                 # The broker refused one message by closing the channel, or we gave it up: what was on its wire went with it.
@@ -278,10 +235,7 @@ class AmqpBroker:
         self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None], *, offset: int | str | None = None
     ) -> Subscription:
         """Raises ValueError for an offset that is none."""
-        subscription = _Subscription(queue, prefetch, on_delivery, log_arguments(offset), self._changed)
-        self._subscriptions.append(subscription)
-        self._changed.set()
-        return subscription
+        return self._subscriptions.add(queue, prefetch, on_delivery, offset)
 
     async def hold(self, queue: str, most: int) -> Held:
         connection = self._consuming.connection
@@ -292,12 +246,12 @@ class AmqpBroker:
         return await self._holding[queue].hold(most)
 
     def open_replies(self, service: str, instance: str, handler: ReplyHandler) -> None:
-        self._replies = (service, instance, handler)
+        self._replies = ReplyQueue(service, instance, handler, self._changed.set)
         self._changed.set()
 
     @property
     def reply_to(self) -> str:
-        return self._reply_key
+        return "" if self._replies is None else self._replies.key
 
     async def _consume_session(self, connection: FastConnection) -> None:
         self._server = amqp_server.read(connection.server_properties)
@@ -309,16 +263,17 @@ class AmqpBroker:
                 self._changed.clear()
                 declaring, self._declaring = self._declaring, []
                 refusals: list[str] = []
-                if any(subscription.dropped for subscription in self._subscriptions):
+                if self._subscriptions.any_dropped:
                     asserted = None  # a queue went: what else of ours went with it is looked at again
                 if asserted != self._desired.all:
                     async with self._asserting:
                         wanted = self._desired.all
                         refusals += await declarer.assert_all(wanted)
                     asserted = None if refusals else wanted
-                if self._replies is not None and not self._reply_key:
-                    await self._consume_replies(connection, declarer, self._replies)
-                consumed = await self._consume_all(connection)
+                if self._replies is not None and not self._replies.key:
+                    await self._replies.open(connection, declarer)
+                    self._said = None  # where replies go is part of what a caller waits for: tell the state again
+                consumed = await self._subscriptions.consume_all(connection)
                 if consumed:
                     asserted = None
                 self._refuse(refusals + consumed)
@@ -327,79 +282,10 @@ class AmqpBroker:
                 _wake(declaring)
                 await _within(RETRY_EVERY if self._refusals else LOOK_EVERY, self._changed.wait())
                 if not self._changed.is_set():
-                    await self._look_for_queues(declarer)
+                    await self._subscriptions.look_for_queues(declarer)
         finally:
             self._end_consuming()
             _wake(declaring + self._declaring)
-
-    async def _look_for_queues(self, declarer: Declarer) -> None:
-        """A consumer whose queue is gone without a word is none."""
-        for subscription in self._subscriptions:
-            if subscription.running and await declarer.stats(subscription.queue) is None:
-                logger.error("%s: queue %s is gone, and the broker did not say so", self._name, subscription.queue)
-                subscription.drop()
-
-    async def _consume_replies(
-        self, connection: FastConnection, declarer: Declarer, replies: tuple[str, str, ReplyHandler]
-    ) -> None:
-        service, instance, handler = replies
-        epoch = secrets.token_hex(4)
-        wanted = topology.replies(service, instance, epoch)
-        refusals = await declarer.assert_all(wanted)
-        if refusals:
-            raise ConnectionError(refusals[0])
-        queue = wanted.queues[0].name
-        channel = await Channel.open(connection)
-
-        def on_reply(tag: int, redelivered: bool, header: bytes, body: bytes, exchange: bytes) -> None:
-            delivery = AmqpDelivery(None, queue, tag, redelivered, header, body, exchange)
-            handler.on_reply(delivery.correlation_id, delivery)
-
-        connection.on_deliver[channel.number] = on_reply
-        await channel.call(
-            channel.inner.basic_consume, queue=queue, on_message_callback=lambda *_: None, auto_ack=True, exclusive=True
-        )
-        channel.inner.add_on_cancel_callback(lambda _: self._lose_replies())
-        self._reply_key = topology.reply_key(service, instance, epoch)
-        self._said = None  # where replies go is part of what a caller waits for: tell the state again
-
-    async def _consume_all(self, connection: FastConnection) -> list[str]:
-        """Bring every desired subscription to life. Returns what the broker refused."""
-        self._subscriptions = [s for s in self._subscriptions if not s.cancelled]
-        refusals = []
-        for subscription in self._subscriptions:
-            if not subscription.running:
-                refusals += await self._consume(connection, subscription)
-        return refusals
-
-    async def _consume(self, connection: FastConnection, subscription: _Subscription) -> list[str]:
-        channel = await Channel.open(connection)
-        if subscription.cancelled:
-            channel.close()
-            return []
-        consumer = ChannelConsumer(
-            connection,
-            channel,
-            subscription.queue,
-            subscription.on_delivery,
-            in_order=any(
-                queue.name == subscription.queue and topology.ONE_AT_A_TIME in queue.arguments
-                for queue in self._desired.all.queues
-            ),
-            most=subscription.prefetch if subscription.arguments else None,
-        )
-        subscription.consumer = consumer  # deliveries, and with them a cancel, may come before the answer is looked at
-        try:
-            await consumer.start(subscription.prefetch, subscription.arguments)
-        except ChannelLost as lost:
-            if subscription.cancelled and connection.is_open:
-                return []
-            if lost.code == 0:
-                raise
-            return [fault(f"queue {subscription.queue}", lost, self.user, {subscription.queue: "read"})]
-        for end in (channel.lost, consumer.cancelled):
-            end.add_done_callback(lambda _: self._changed.set())
-        return []
 
     def _refuse(self, refusals: list[str]) -> None:
         for refusal in refusals:
@@ -409,19 +295,10 @@ class AmqpBroker:
         self._tell_state()
 
     def _end_consuming(self) -> None:
-        for subscription in self._subscriptions:
-            subscription.consumer = None
+        self._subscriptions.end()
         self._holding = {}
-        self._lose_replies()
-
-    def _lose_replies(self) -> None:
-        if self._reply_key and self._replies is not None:
-            self._reply_key = ""
-            self._changed.set()
-            try:
-                self._replies[2].on_replies_lost()
-            except Exception:
-                logger.exception("telling of lost replies failed")
+        if self._replies is not None:
+            self._replies.lose()
 
     # --- figures ----------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from urllib.parse import unquote, urlsplit
 import pika.exceptions
 from pika.adapters.utils import connection_workflow
 
+from meshq.core.server_address import parse_server
+
 
 @dataclass(frozen=True, slots=True)
 class AmqpUrl:
@@ -37,18 +39,13 @@ def parse(url: str) -> AmqpUrl:
 
 
 def _host(text: str, default_port: int) -> tuple[str, int]:
-    if text.startswith("["):
-        name, _, port = text[1:].partition("]")
-        port = port.removeprefix(":")
-    else:
-        name, _, port = text.partition(":")
-    if not name or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
-        # What was found is not repeated: behind a password with a / in it, it is a part of the password.
+    try:
+        return parse_server(text, default_port)
+    except ValueError:
         raise ValueError(
             "the broker's URL has a host that cannot be: give hosts such as rabbit-0 or rabbit-0:5672, and write / ? # @ : in "
             "user and password as %2F %3F %23 %40 %3A"
-        )
-    return name, int(port) if port else default_port
+        ) from None
 
 
 def explain(error: BaseException, url: AmqpUrl, host: str, port: int) -> str:

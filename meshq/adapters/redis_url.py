@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from meshq.core.server_address import parse_server
+
 PORT = 6379
 SENTINEL_PORT = 26379
 VARIABLE = "MESHQ_REGISTRY_URL"
@@ -101,14 +103,10 @@ def parse(url: str) -> RedisUrl:
 
 
 def _host(text: str, default: int) -> Address:
-    if text.startswith("["):
-        name, _, port = text[1:].partition("]")
-        port = port.removeprefix(":")
-    else:
-        name, _, port = text.partition(":")
-    if not name or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
-        raise _bad_host()
-    return name, int(port) if port else default
+    try:
+        return parse_server(text, default)
+    except ValueError:
+        raise _bad_host() from None
 
 
 def _bad_host() -> ValueError:

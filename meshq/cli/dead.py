@@ -8,8 +8,8 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from meshq.cli import dead_tables, reach
-from meshq.cli.exits import FAILED, UNREACHABLE, leave
+from meshq.cli import asking, dead_tables
+from meshq.cli.exits import FAILED, leave
 from meshq.cli.show import AsFormat, ControlUrl, Format
 from meshq.core.dead import LOST_TOPIC
 from meshq.core.dead_views import parse_since
@@ -195,16 +195,8 @@ def _look(
 
 def _ask(control: str | None, request: HttpRequest, seconds: float) -> tuple[Any, int]:
     """The JSON, and how many more there are."""
-    try:
-        way = reach.choose(control)
-        try:
-            response = way.ask(request, seconds)
-        finally:
-            way.close()
-    except reach.Away as away:
-        leave(UNREACHABLE, str(away))
-    except reach.Failed as failed:
-        leave(FAILED, str(failed))
+    with asking.reached(control) as way:
+        response = way.ask(request, seconds)
     return json.loads(response.body), int(header(response.headers, b"meshq-more") or 0)
 
 

@@ -1,9 +1,14 @@
 """Where on the broker a message for a service goes: exchange, routing key, and the queue that it comes to with that."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
 from meshq.core import topology
+from meshq.core.errors import Problem
+
+Backlog = Callable[[str, str], Problem | None]
+"""Service and queue -> what to refuse a message with because more than enough wait there."""
 
 
 class Place(NamedTuple):

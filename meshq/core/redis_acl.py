@@ -19,8 +19,6 @@ COMMANDS = (
 to renew. Without `role` a master that Sentinels name is not asked whether it is one."""
 CLUSTER_COMMANDS = ("cluster|slots", "asking")
 """Besides, in a Redis Cluster."""
-SENTINEL_COMMANDS = ("sentinel|master",)
-"""All that is asked of Sentinels, where they have users of their own."""
 
 
 def key_patterns(mesh: str) -> tuple[str, ...]:

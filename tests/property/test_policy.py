@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from meshq.core.names import RESERVED
 from meshq.core.policy import Deprecation, Mirror, Policy, Retry, WhenAbsent
-from meshq.core.policy_parsing import BadPolicy, parse_policy, policy_as_json
+from meshq.core.policy_parsing import KEYS, BadPolicy, parse_policy, policy_as_json
 from meshq.core.shares import DRAWS, Shares
 
 majors = st.integers(0, 2**31 - 1)
@@ -70,18 +70,6 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=3),
     max_leaves=10,
 )
-KEYS = [
-    *policy_as_json(Policy("orders")),
-    "weights",
-    "sticky",
-    "mirror",
-    "fallback",
-    "whenAbsent",
-    "deprecated",
-    "timeout",
-    "retry",
-]
-KEYS += ["backlogLimit", "allow"]
 
 
 @given(values | st.dictionaries(st.sampled_from(KEYS), values, max_size=5))
