@@ -19,7 +19,7 @@ BLOCK_SECONDS = 2.0
 """The longest that one blocking read waits, so that a connection that died unseen is noticed within this and a call."""
 MANY = 3000
 """Instances from which on the revision is asked for instead (research B.4)."""
-ASK_EVERY = (0.8, 1.6)
+ASK_EVERY = (0.5, 1.1)
 """Seconds between two times, drawn anew each time."""
 FEW = 500
 """Instances up to which each watcher looks at the leases when that is due. In more, one that renews comes by soon enough."""
