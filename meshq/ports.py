@@ -6,6 +6,8 @@ at once and reports through a callback, never through an awaitable: no task is m
 raise: an exception that escapes into a broker's or parser's callback can close a connection that others use.
 """
 
+import asyncio
+from abc import ABCMeta, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -430,6 +432,29 @@ class Exchange(Protocol):
 
     def on_hangup(self, callback: Callable[[], None]) -> None:
         """Call back if the client goes before it was answered (one callback, the last one set)."""
+
+    def upgrade(self, protocol: str, successor: "Successor") -> bool:
+        """Answer 101 and let `successor` have the connection. False, and nothing happened, where that cannot be: something else was
+        asked on it besides, or it is no connection of its own."""
+
+
+class Successor(asyncio.Protocol, metaclass=ABCMeta):
+    """What goes on with an HTTP server's connection in another protocol; it gets `connection_made` and, with what was read behind the
+    request, `data_received`. To the server's limits and its end it stays one of its connections."""
+
+    @abstractmethod
+    def ended(self, callback: "Callable[[Successor], None]") -> None:
+        """Call back once when the connection is lost."""
+
+    @abstractmethod
+    def drain(self) -> None:
+        """Take nothing more, finish, close."""
+
+    @abstractmethod
+    def abort(self) -> None: ...
+    @abstractmethod
+    def sweep(self, now: float) -> None:
+        """Look at the time limits; `now` is the loop's time."""
 
 
 HttpHandler = Callable[[Exchange], None]

@@ -54,7 +54,7 @@ class Sender:
         self._service = service
         self._answers = answers
         self._accepted = accepted
-        self._has_app = has_app
+        self.has_app = has_app
         self._backlog = backlog
         self._fresh = Randomness()
         self._routes = Routes(service)
@@ -96,8 +96,11 @@ class Sender:
             self._go(sending, found, durable, place)
 
     def _objection(self, call: Call, durable: Durable, place: Place) -> Problem | None:
-        if durable.callback and not self._has_app:
-            return Problem(Code.BAD_HEADER, "Meshq-Callback: there is no app behind this sidecar (MESHQ_APP_PORT)")
+        if durable.callback and not self.has_app:
+            return Problem(
+                Code.BAD_HEADER,
+                "Meshq-Callback: no app is there behind this sidecar (MESHQ_APP_PORT, or a link that serves)",
+            )
         if call.deadline_ms is not None and call.deadline_ms <= self._clock.mesh_ms():
             return Problem(Code.DEADLINE, "the deadline had passed before the call was sent", retryable=False)
         if durable.delay and (unknown := unheard_of(call.address, self._picture())):

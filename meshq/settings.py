@@ -99,8 +99,11 @@ class Settings:
     @property
     def majors(self) -> tuple[int, ...]:
         """The majors whose topics this instance consumes; () for an app that only calls out."""
-        if self.app_port is None:
-            return ()
+        return () if self.app_port is None else self.majors_of_link
+
+    @property
+    def majors_of_link(self) -> tuple[int, ...]:
+        """Those of an app that needs no port, once it has opened a link that takes messages."""
         return tuple(sorted({self.service_version.major, *self.serves}))
 
 

@@ -21,10 +21,10 @@ from typing import Protocol, cast
 from meshq.adapters.http_framing import Limits, Malformed
 from meshq.adapters.http_peer import peer_is_gone
 from meshq.adapters.http_reading import Incoming, RequestReader
-from meshq.adapters.http_writing import CONTINUE, internal_error, refusal, render
+from meshq.adapters.http_writing import CONTINUE, internal_error, refusal, render, switching
 from meshq.core.errors import Code, Problem
 from meshq.core.http import HttpRequest, HttpResponse
-from meshq.ports import HttpHandler
+from meshq.ports import HttpHandler, Successor
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,8 @@ class Owner(Protocol):
 
     def now(self) -> float: ...
     def opened(self, connection: "Connection") -> None: ...
-    def lost(self, connection: "Connection") -> None: ...
+    def lost(self, connection: "Connection | Successor") -> None: ...
+    def succeeded(self, connection: "Connection", by: Successor) -> None: ...
 
 
 class _Exchange:
@@ -90,6 +91,14 @@ class _Exchange:
     def on_hangup(self, callback: Callable[[], None]) -> None:
         if self._connection is not None:
             self._hangup = callback
+
+    def upgrade(self, protocol: str, successor: Successor) -> bool:
+        connection = self._connection
+        if connection is None or not connection.may_upgrade(self):
+            return False
+        self._connection = self._hangup = None
+        connection.hand_over(protocol, successor)
+        return True
 
     def hung_up(self) -> None:
         callback, self._connection, self._hangup = self._hangup, None, None
@@ -275,6 +284,29 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.writelines([part for part in self._out if part])
         self._out.clear()
+
+    # --- another protocol ---
+
+    def may_upgrade(self, exchange: _Exchange) -> bool:
+        """It is the only one here, so that no answer in HTTP is due any more; and the connection has a future."""
+        alone = len(self._waiting) == 1 and self._waiting[0] is exchange and self._held is None
+        return alone and self._stage is _Stage.OPEN and not self._eof and not self._server.closing
+
+    def hand_over(self, protocol: str, successor: Successor) -> None:
+        self._waiting.clear()
+        self._stage = _Stage.CLOSED
+        transport = self._transport
+        transport.write(switching(protocol))
+        rest = self._reader.take_rest()
+        if self._read_paused:
+            transport.resume_reading()
+        transport.set_protocol(successor)
+        self._server.succeeded(self, successor)
+        successor.connection_made(transport)
+        if self._write_paused:
+            successor.pause_writing()
+        if rest:
+            successor.data_received(rest)
 
     # --- reading, ending ---
 

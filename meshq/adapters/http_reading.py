@@ -75,6 +75,12 @@ class RequestReader:
         body = self._take_chunked(self._chunked) if self._chunked is not None else self._take_counted(self._head)
         return None if body is None else self._whole(self._head, body)
 
+    def take_rest(self) -> bytes:
+        """What was fed behind the last request, which nobody reads as HTTP any more."""
+        rest = self._data[self._position :]
+        self.drop()
+        return rest
+
     def drop(self) -> int:
         """Forget what was fed and not taken. Returns how many bytes that was."""
         count = self.unread

@@ -9,7 +9,7 @@ import asyncio
 
 from meshq.adapters.http_connection import Connection
 from meshq.adapters.http_framing import Limits
-from meshq.ports import HttpHandler
+from meshq.ports import HttpHandler, Successor
 
 __all__ = ["Limits", "Server"]
 
@@ -25,7 +25,7 @@ class Server:
         self.limits = limits or Limits()
         self.closing = False
         self._listeners: list[asyncio.Server] = []
-        self._connections: set[Connection] = set()
+        self._connections: set[Connection | Successor] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._all_gone = asyncio.Event()
 
@@ -72,7 +72,12 @@ class Server:
         if count >= self.limits.max_connections:
             connection.refuse_entry()
 
-    def lost(self, connection: Connection) -> None:
+    def succeeded(self, connection: Connection, by: Successor) -> None:
+        self._connections.discard(connection)
+        self._connections.add(by)
+        by.ended(self.lost)
+
+    def lost(self, connection: Connection | Successor) -> None:
         self._connections.discard(connection)
         if not self._connections:
             self._all_gone.set()

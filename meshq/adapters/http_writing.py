@@ -75,6 +75,11 @@ def _content_length(response: HttpResponse, method: bytes) -> bytes | None:
     return b"%d" % len(response.body)
 
 
+def switching(protocol: str) -> bytes:
+    """The head that ends HTTP on a connection."""
+    return b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocol.encode()
+
+
 def refusal(status: int, detail: str) -> HttpResponse:
     """The problem for a request that the server itself refuses. The table of codes has one status per code; the finer
     ones of HTTP's own (408, 414, 417, 431, 501, 505) go out under `bad-request`."""

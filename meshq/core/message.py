@@ -91,7 +91,7 @@ _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}", re.ASCII)
 
 # Methods and names of services come again and again.
 @lru_cache(maxsize=256)
-def _is_method(text: str) -> bool:
+def is_method(text: str) -> bool:
     return _METHOD.fullmatch(text) is not None
 
 
@@ -352,7 +352,7 @@ def _message(header: bytes, payload: bytes) -> Message:
 def _request(ident: str, fields: dict[str, Any], payload: bytes) -> Request:
     get = fields.get
     method, target = get("m"), get("p")
-    if not isinstance(method, str) or not _is_method(method):
+    if not isinstance(method, str) or not is_method(method):
         raise DecodeError("field m is not a method")
     if not isinstance(target, bytes) or not (target.startswith(b"/") or target == b"*") or not _clean_target(target):
         raise DecodeError("field p is not the path of a request")
@@ -361,7 +361,7 @@ def _request(ident: str, fields: dict[str, Any], payload: bytes) -> Request:
         ident,
         method,
         target,
-        _headers(get("h")),
+        read_headers(get("h")),
         payload if payload or get("e") is True else None,
         _plain(get("f", ""), "f", 63),
         # Most messages have none of what follows: a look costs less than a check of its default.
@@ -403,7 +403,7 @@ def _response(ident: str, fields: dict[str, Any], payload: bytes) -> Response:
         raise DecodeError("field s is not the status of a response")
     attempt = _number(fields["n"], "n") or 1 if "n" in fields else 1
     served_by = _plain(get("y", ""), "y", 300)
-    return Response(ident, status, _headers(get("h")), payload, served_by, attempt, *_result(fields))
+    return Response(ident, status, read_headers(get("h")), payload, served_by, attempt, *_result(fields))
 
 
 def _result(fields: dict[str, Any]) -> tuple[str, bytes]:
@@ -463,7 +463,7 @@ def _path(value: Any) -> bytes:
     return value
 
 
-def _headers(flat: Any) -> Headers:
+def read_headers(flat: Any) -> Headers:
     if not isinstance(flat, list) or len(flat) % 2:
         raise DecodeError("field h is not an array of names and values")
     if flat and set(map(type, flat)) != {bytes}:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from meshq.core.answers import method_not_allowed, no_such_path
 from meshq.core.errors import Code, Problem, Refused
 from meshq.core.headers import Carried
+from meshq.core.link import PATH as LINK
 from meshq.ports import Exchange
 
 SERVICES = b"/v1/services"
@@ -37,6 +38,7 @@ class Handlers(NamedTuple):
     resume: Handler
     drain: Handler
     drain_wait: Handler
+    link: Handler
 
 
 class Api:
@@ -50,6 +52,7 @@ class Api:
             SELF + b"/resume": ((b"POST",), handlers.resume),
             SELF + b"/drain": ((b"POST",), handlers.drain),
             SELF + b"/drain/wait": (_READS, handlers.drain_wait),
+            LINK: ((b"GET",), handlers.link),
         }
         self._has_token = has_token
 
@@ -73,7 +76,7 @@ class Api:
         else:
             exchange.respond(
                 no_such_path(
-                    "the API is under /v1/: services, self, publish/<event>, subscriptions, requests/<id>; "
+                    "the API is under /v1/: services, self, link, publish/<event>, subscriptions, requests/<id>; "
                     "calls go to /v1/call/<service>[@<selector>]/<path>"
                 )
             )

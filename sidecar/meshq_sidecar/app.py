@@ -20,6 +20,7 @@ from meshq.core import names, topology
 from meshq.core.instances import Load
 from meshq.core.policy import Policy
 from meshq.core.resolv import DNS_PORT, upstream
+from meshq.core.topology import Topology
 from meshq.ports import Broker, BrokerState, Clock, Registry, Store
 from meshq.sending import Sender
 from meshq.sending_events import Publishing
@@ -36,6 +37,7 @@ from meshq_sidecar.health import Health, Probed
 from meshq_sidecar.identity import Identity
 from meshq_sidecar.inbound import Inbound
 from meshq_sidecar.job import Source
+from meshq_sidecar.links import Links
 from meshq_sidecar.listening import Listening, has_ipv6_loopback
 from meshq_sidecar.local_app import LocalApp
 from meshq_sidecar.naming import Naming, zone_of
@@ -79,7 +81,10 @@ class Sidecar:
         self._tasks = Tasks()
         self._identity = Identity(settings.service, settings.service_version, settings.instance)
         self._own_topic = names.topic(settings.service, settings.service_version.major)
-        self._topics = tuple(names.topic(settings.service, major) for major in settings.majors)
+        self._majors = settings.majors_of_link
+        self._topics = tuple(names.topic(settings.service, major) for major in self._majors)
+        self._serves = settings.app_port is not None
+        """An app takes messages; without a port, from when it opened a link for that."""
         self._proves = broker.user == settings.service
 
         self._place = Place(
@@ -146,7 +151,9 @@ class Sidecar:
     def _make_incoming(self) -> None:
         settings, broker, clock, metrics = self.settings, self._broker, self._clock, self._metrics
         most = settings.app_concurrency
-        self._app = Client(APP_HOST, settings.app_port or 0, max_response=settings.max_body, max_connections=most)
+        port = settings.app_port
+        client = None if port is None else Client(APP_HOST, port, max_response=settings.max_body, max_connections=most)
+        self._app = Links(client, settings.max_body, self._on_links)
         gate = Gate(most)
         local = LocalApp(self._app, clock, metrics, gate, settings.api_token, settings.app_timeout, self.health.refused)
         policy = OwnPolicy(self._own_policy, settings.retry, proves=self._proves)
@@ -198,6 +205,8 @@ class Sidecar:
             Parts(
                 settings=settings,
                 topics=self._topics,
+                serves=lambda: self._serves,
+                links=lambda: len(self._app),
                 proves=self._proves,
                 broker=self._broker,
                 caller=self.caller,
@@ -234,6 +243,7 @@ class Sidecar:
             resume=own.handle_resume,
             drain=self._drain.handle,
             drain_wait=self._drain.handle_wait,
+            link=self._app.accept,
         )
         api = Api(handlers, has_token=bool(settings.api_token))
         self._passthrough = PassThrough(lambda ip, port: Client(ip, port, max_response=settings.max_body))
@@ -248,6 +258,7 @@ class Sidecar:
             passthrough=settings.passthrough,
             captured=self._naming.captured,
         )
+        self._app.open(self._outbound.handle)
         self._admin = Admin(self._status.checks, self._metrics.render, CONTENT_TYPE)
 
     # --- life ---------------------------------------------------------------------------------------------------------------
@@ -264,7 +275,7 @@ class Sidecar:
         self._tasks.start(self._backlog.watch(), "look at what waits")
         await self._broker.open()
         await self._subscriptions.open(settings.subscribe, settings.log_events)
-        if settings.app_port is not None:
+        if self._serves:
             await self._place.look()
             self._tasks.start(self.health.run(), "probe the app")
         logger.info(
@@ -278,13 +289,22 @@ class Sidecar:
         settings = self.settings
         wanted = topology.shared() + topology.dead(self._own_topic)
         wanted += topology.results(settings.service)
-        for topic in self._topics:
-            wanted += topology.service(topic, settings.ordered)
+        if self._serves:
+            wanted += self._queues()
         await self._broker.declare(wanted)
         self.work.add(Source(topology.results_queue(settings.service), self._own_topic, results=True))
+        if self._serves:
+            self._add_sources()
+
+    def _queues(self) -> Topology:
+        """What an app that takes messages takes them from."""
+        ordered = self.settings.ordered
+        return sum((topology.service(topic, ordered) for topic in self._topics), Topology())
+
+    def _add_sources(self) -> None:
         for topic in self._topics:
             self.work.add(Source(topology.work_queue(topic), topic))
-            for partition in range(topology.PARTITIONS if settings.ordered else 0):
+            for partition in range(topology.PARTITIONS if self.settings.ordered else 0):
                 self.work.add(Source(topology.key_queue(topic, partition), topic, ordered=True))
 
     @property
@@ -339,15 +359,40 @@ class Sidecar:
         policy = self.pictures.picture.policies.get(service)
         return None if policy is None else policy.backlog_limit
 
+    def _on_links(self, serve: bool) -> None:
+        """The app opened the first link that takes messages, or closed the last."""
+        if not serve:
+            logger.info("the app has no link open that takes messages")
+            self.health.refused()
+        elif self._serves:
+            logger.info("the app takes messages over its link")
+            self.health.look()
+        else:
+            self._serves = self.sender.has_app = self._subscriptions_api.listens = True
+            self._tasks.start(self._serve(), "serve the app's link")
+
+    async def _serve(self) -> None:
+        """The app has no port, and so was taken for one that only calls out, until it opened a link that takes messages."""
+        logger.info("the app takes messages over its link, as %s", ", ".join(self._topics))
+        self.membership.serve(self._majors)
+        self._place.duty.note(serves=True)
+        await self._broker.declare(self._queues())
+        self._add_sources()
+        await self._place.look()
+        self._tasks.start(self.health.run(), "probe the app")
+
     async def _probe(self) -> Probed:
         port = self.settings.app_port
-        assert port is not None
+        if port is None or self._app.serves:
+            return await self._app.probe(PROBE_TIMEOUT)
         found = await probe(APP_HOST, port, self.settings.app_health, PROBE_TIMEOUT)
         return Probed(wants_less=True) if found.status == TOO_MANY_REQUESTS else Probed(found.detail)
 
     def _on_health(self, well: bool, reason: str) -> None:
         if well:
-            logger.info("the app on port %d is ready", self.settings.app_port)
+            logger.info(
+                "the app is ready, %s", "over its link" if self._app.serves else f"on port {self.settings.app_port}"
+            )
         else:
             logger.warning("the app is not ready: %s; messages stay in the queue", reason)
         self._place.duty.note(well=well, ever_well=self.health.ever_well)
@@ -361,7 +406,7 @@ class Sidecar:
         self.work.pause()
 
     def _load(self) -> Load:
-        return Load(self._drain.in_flight, self._easing.now if self._topics else 0)
+        return Load(self._drain.in_flight, self._easing.now if self._serves else 0)
 
     def _about_names(self) -> dict[str, Any]:
         about = self._naming.as_json(self.settings.dns_port, self._resolvers)

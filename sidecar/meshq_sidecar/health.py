@@ -54,6 +54,10 @@ class Health:
             except TimeoutError:
                 pass
 
+    def look(self) -> None:
+        """Probe it now."""
+        self._wake.set()
+
     def refused(self) -> None:
         """The app did not accept a connection: no need to ask it three times."""
         self._failures = FAILURES

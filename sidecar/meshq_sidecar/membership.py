@@ -55,6 +55,8 @@ class Membership:
         self._usage = usage
         self._fenced_off = fenced_off
         self._told: tuple[State, Held | None, Mapping[str, str]] = (instance.state, None, instance.metadata)
+        self._serving = instance.majors
+        """As it registered."""
         self._changed = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._leaving = False
@@ -70,6 +72,10 @@ class Membership:
     def found_at(self, address: str, endpoints: Mapping[str, str]) -> None:
         """Before it registers for the first time."""
         self._wanted = replace(self._wanted, address=address, endpoints=endpoints)
+
+    def serve(self, majors: tuple[int, ...]) -> None:
+        """It serves these from now on."""
+        self._want(replace(self._wanted, majors=majors))
 
     def set_state(self, state: State) -> None:
         self._want(replace(self._wanted, state=state))
@@ -142,7 +148,7 @@ class Membership:
         if self._leaving:
             return
         generation = self.generation
-        if generation is None:
+        if generation is None or self._serving != self._wanted.majors:
             await asyncio.sleep(self._registrations.take(self._clock.monotonic()))
             if self._leaving:  # since
                 return
@@ -161,6 +167,7 @@ class Membership:
         # By whose clock it ends is settled when the registry's is known: `_tell_changes` says what is left of it.
         known = replace(wanted, load=self._load(), pause=None if pause is None else Pause(pause.reason))
         generation = self.generation = await self._registry.register(known)
+        self._serving = wanted.majors
         self.was_registered = True
         endless = None if pause is None else Held(pause.reason, None)
         self._told = (wanted.state, endless, wanted.metadata)

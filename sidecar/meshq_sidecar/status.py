@@ -33,6 +33,9 @@ class Parts:
 
     settings: Settings
     topics: tuple[str, ...]
+    serves: Callable[[], bool]
+    """Whether there is an app that takes messages from these topics."""
+    links: Callable[[], int]
     proves: bool
     """Whether the broker's user is named as the service."""
     broker: Broker
@@ -61,7 +64,7 @@ class Status:
         parts, broker = self._parts, self._parts.broker.state
         checks = {"broker": broker.fault or ("" if broker.publishing and broker.consuming else "connecting")}
         checks |= parts.place.checks()
-        if parts.topics:
+        if parts.serves():
             checks["app"] = "" if parts.health.well else parts.health.reason
         if parts.drain.begun:
             checks["drain"] = "draining"
@@ -72,10 +75,10 @@ class Status:
         parts, priorities, spool = self._parts, self._parts.broker.priorities, self._parts.spool
         return {
             **parts.place.as_json(),
-            "topics": list(parts.topics),
+            "topics": list(parts.topics) if parts.serves() else [],
             "inFlight": parts.drain.in_flight,
             "capacity": parts.load().capacity,
-            "capacityMost": parts.settings.app_concurrency if parts.topics else 0,
+            "capacityMost": parts.settings.app_concurrency if parts.serves() else 0,
             "pending": len(parts.caller) + len(parts.sender),
             "checks": {name: fault or "ok" for name, fault in self.checks().items()},
             "identity": "proved"
@@ -83,6 +86,7 @@ class Status:
             else "claimed: the broker's user is not named as the service, so nothing is proved",
             "dns": parts.dns(),
             "priorities": None if priorities is None else priorities.value,
+            "links": parts.links(),
             "circuit": parts.work.circuit.value,
             "subscriptions": len(parts.subscriptions),
             "spool": None
@@ -96,7 +100,8 @@ class Status:
         gauge("outbound_in_flight", "Calls of this app that wait for their answer", lambda: len(parts.caller))
         gauge("outbound_unconfirmed", "Durable messages that the broker has not confirmed", lambda: len(parts.sender))
         gauge("inbound_in_flight", "Messages at the app", lambda: parts.drain.in_flight)
-        gauge("app_ready", "Whether the app is ready", lambda: float(parts.health.well or not parts.topics))
+        gauge("app_ready", "Whether the app is ready", lambda: float(parts.health.well or not parts.serves()))
+        gauge("links", "Links that the app has open", parts.links)
         gauge("circuit_open", "Whether the app is given no durable messages", self._circuit_open)
         gauge("broker_publishing", "Whether messages can be published", lambda: float(parts.broker.state.publishing))
         gauge("broker_consuming", "Whether messages can be consumed", lambda: float(parts.broker.state.consuming))

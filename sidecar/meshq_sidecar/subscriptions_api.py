@@ -19,11 +19,11 @@ PATH = b"/v1/subscriptions"
 
 
 class SubscriptionsApi:
-    """Whoever hands a request over has checked that its sender may change this sidecar's state. `listens`: the app has a port."""
+    """Whoever hands a request over has checked that its sender may change this sidecar's state. `listens`: there is an app that takes requests; one may come."""
 
     def __init__(self, subscriptions: Subscriptions, *, listens: bool) -> None:
         self._subscriptions = subscriptions
-        self._listens = listens
+        self.listens = listens
         self._tasks = Tasks()
 
     async def close(self) -> None:
@@ -63,8 +63,11 @@ class SubscriptionsApi:
         return _none(name) if shown is None else as_json(_body(shown))
 
     async def _put(self, name: str, body: bytes | None) -> HttpResponse:
-        if not self._listens:
-            raise refuse(Code.BAD_REQUEST, "this app has no port to which events could be posted (MESHQ_APP_PORT)")
+        if not self.listens:
+            raise refuse(
+                Code.BAD_REQUEST,
+                "there is no app here to which events could be given: set MESHQ_APP_PORT, or open a link that serves",
+            )
         try:
             put = await self._subscriptions.put(_read(name, body))
         except Conflict as why:

@@ -230,7 +230,9 @@ class App:
 
     def handled(self, path: str = "") -> list[Handled]:
         """What the apps of this service began with so far: all of it, or the requests for `path`."""
-        whole, _, _ = self._journal.read_text().rpartition("\n")  # of a line that is being written only a part may be there yet
+        whole, _, _ = self._journal.read_text().rpartition(
+            "\n"
+        )  # of a line that is being written only a part may be there yet
         records = (Handled(**json.loads(line)) for line in whole.splitlines())
         return [record for record in records if path in ("", record.path)]
 

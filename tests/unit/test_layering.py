@@ -52,8 +52,9 @@ OWNERS = {
     "httptools": "meshq.adapters.http",
     "prometheus_client": "meshq.adapters.metrics",
     "dnslib": "meshq.adapters.dns",
+    "h11": "meshq.sdk.http",
 }
-"""The adapter that owns a library: this module and those whose names go on with an underscore."""
+"""The adapter (of the SDK, the part) that owns a library: this module and those whose names go on with an underscore."""
 
 SHARED = (
     "meshq.ports",
@@ -63,6 +64,7 @@ SHARED = (
     "meshq.randomness",
     "meshq.calling",
     "meshq.sending",
+    "meshq.linking",
 )
 """What every program builds on, besides core. Files whose names go on with an underscore belong to the same part."""
 ADAPTERS_MAY = ("meshq.core", "meshq.ports", "meshq.tasks")
