@@ -156,7 +156,21 @@ def _calls(bench: Bench) -> Iterator[Sample]:
             yield sample
 
 
-CALLS = (Case("calls", "floor", _calls_floor), Case("calls", "mesh", _calls))
+def _sdk_calls(bench: Bench) -> Iterator[Sample]:
+    with ExitStack() as stack:
+        vhost, url = stack.enter_context(_vhost(bench.cluster))
+        bench.cluster.management.import_definitions(vhost, definitions(topology.shared(), vhost))
+        pair = stack.enter_context(mesh.sdk_pair(url, bench.registry.new_database()))
+        for concurrency in CONCURRENCIES:
+            command = ["tests.bench.sdk", "call", f"http://127.0.0.1:{pair.port}"]
+            yield run_client(report.SDK, command, concurrency, bench.seconds, pair.pids)
+
+
+CALLS = (
+    Case("calls", "floor", _calls_floor),
+    Case("calls", report.OURS, _calls),
+    Case("calls", report.SDK, _sdk_calls),
+)
 
 
 def _peers() -> list[Case]:

@@ -15,7 +15,7 @@ import pika
 
 from meshq.core import topology
 from meshq.core.names import topic
-from tests.bench import mesh
+from tests.bench import mesh, report
 from tests.bench.measure import Host, Sample, client, measured, run_client, wait_until
 from tests.bench.rounds import Bench, Case
 from tests.servers.definitions import definitions
@@ -36,6 +36,8 @@ BATCH = 100
 POSTERS = (1, 4)
 """Who publish batches, each one at a time: it posts, or publishes on plain pika, the next when all of one is confirmed."""
 ACK_EVERY = 50
+SDK_CONCURRENCY = "128"
+"""Handlers at once: what one event loop has room for."""
 FEWER_ACKS = f"floor, {ACK_EVERY} to an ack"
 FULL_WINDOW = "floor, its window kept full"
 FLOOR = "tests.bench.floor_durable"
@@ -98,6 +100,15 @@ def _batches(bench: Bench) -> Iterator[Sample]:
             yield sample
 
 
+def _sdk_batches(bench: Bench) -> Iterator[Sample]:
+    for posters in POSTERS:
+        with _purged(bench), _sender(_settings(bench)) as sidecar:
+            command = ["tests.bench.sdk", "publish", sidecar.url, "--batch", str(BATCH)]
+            sample = run_client(report.SDK, command, posters, bench.seconds, {"sidecar": sidecar.pid}, "batch")
+            sample.concurrency = posters * BATCH
+            yield sample
+
+
 def _settings(bench: Bench) -> dict[str, str]:
     """With an empty registry and store."""
     return mesh.mesh_settings(bench.url, bench.registry.new_database())
@@ -124,13 +135,31 @@ def _drain_floor(group: str, case: str, queue: str, more: Sequence[str], bench: 
     yield sample
 
 
-def _drain(group: str, queue: str, load: Sequence[str], bench: Bench) -> Iterator[Sample]:
-    """Messages that a sidecar took from HTTP go through another one into the app. The sender's sidecar is gone by then: results
-    stay in its queue."""
+def _fill(common: Mapping[str, str], load: Sequence[str], bench: Bench) -> None:
+    """Messages that a sidecar took from HTTP. It is gone then: results stay in its queue."""
+    with _sender(common) as sender:
+        _finish(["tests.bench.http_load", str(sender.port), *load, "--durable", "--count", str(bench.count)])
+
+
+def _sdk_drain(bench: Bench) -> Iterator[Sample]:
     common = _settings(bench)
     with _purged(bench):
-        with _sender(common) as sender:
-            _finish(["tests.bench.http_load", str(sender.port), *load, "--durable", "--count", str(bench.count)])
+        _fill(common, (EVENT_PATH, "--batch", str(BATCH)), bench)
+        receiver = {**common, "MESHQ_SERVICE": mesh.SERVICE, "MESHQ_APP_CONCURRENCY": SDK_CONCURRENCY}
+        with mesh.sidecar(receiver) as sidecar:
+            sidecar.wait_ready()
+            count = str(bench.count)
+            with Host.process("tests.bench.sdk", "serve", sidecar.url, "--count", count, says="ready") as app:
+                sample = measured(app, report.SDK, 1, {"sidecar": sidecar.pid}, "drain", role="app")
+                _check_empty(bench, SUBSCRIBED)
+    yield sample
+
+
+def _drain(group: str, queue: str, load: Sequence[str], bench: Bench) -> Iterator[Sample]:
+    """Through another sidecar into the app."""
+    common = _settings(bench)
+    with _purged(bench):
+        _fill(common, load, bench)
         port = free_port()
         receiver = {**common, **mesh.app_settings(port), "MESHQ_SUBSCRIBE": f"bench:{EVENT}@1=/on/event"}
         with (
@@ -186,6 +215,8 @@ CASES = (
     Case("batch", "mesh", _batches),
     Case("drain", "floor", partial(_drain_floor, "drain", "floor", SUBSCRIBED, ())),
     Case("drain", FEWER_ACKS, partial(_drain_floor, "drain", FEWER_ACKS, SUBSCRIBED, ("--ack-every", str(ACK_EVERY)))),
+    Case("batch", report.SDK, _sdk_batches),
+    Case("drain", report.SDK, _sdk_drain),
     Case("drain", "mesh", partial(_drain, "drain", SUBSCRIBED, (EVENT_PATH, "--batch", str(BATCH)))),
     Case("results", "floor", partial(_drain_floor, "results", "floor", WORK, ("--results", RESULTS))),
     Case("results", "mesh", partial(_drain, "results", WORK, (CALL_PATH, "--concurrency", str(AT_ONCE)))),

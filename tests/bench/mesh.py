@@ -1,5 +1,6 @@
 """Sidecars as processes of their own, as a pod each would have them, and the pair of them that waited calls go through."""
 
+import json
 import os
 import subprocess
 import sys
@@ -43,6 +44,22 @@ def pair(broker_url: str, registry_url: str) -> Iterator[Pair]:
         yield Pair(caller.port, pids, {"sidecar A": caller_after, "sidecar B": callee_after})
 
 
+@contextmanager
+def sdk_pair(broker_url: str, registry_url: str) -> Iterator[Pair]:
+    """The same with an app on the SDK behind it, over the link."""
+    common = mesh_settings(broker_url, registry_url)
+    with ExitStack() as stack:
+        callee = stack.enter_context(sidecar({**common, "MESHQ_SERVICE": SERVICE, "MESHQ_APP_CONCURRENCY": "64"}))
+        app = stack.enter_context(Host.process("tests.bench.sdk", "serve", callee.url, says="ready"))
+        callee_after = callee.wait_ready()
+        caller = stack.enter_context(sidecar({**common, "MESHQ_SERVICE": CALLER}))
+        caller_after = caller.wait_ready()
+        wait_until(callee.serves, "the app's link")
+        threading.Event().wait(SETTLING)
+        pids = {"app": app.pid, "sidecar A": caller.pid, "sidecar B": callee.pid}
+        yield Pair(caller.port, pids, {"sidecar A": caller_after, "sidecar B": callee_after})
+
+
 def mesh_settings(broker_url: str, registry_url: str) -> dict[str, str]:
     return {"MESHQ_BROKER_URL": broker_url, "MESHQ_REGISTRY_URL": registry_url, "MESHQ_LOG_LEVEL": "warning"}
 
@@ -62,6 +79,15 @@ class Sidecar:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def serves(self) -> bool:
+        """Whether it takes messages."""
+        with urllib.request.urlopen(f"{self.url}/v1/self", timeout=1) as answer:
+            return bool(json.load(answer)["consuming"])
 
     def wait_ready(self) -> float:
         """Seconds that it took."""
