@@ -31,6 +31,8 @@ def _without_docker() -> bool:
 def pytest_configure() -> None:
     # A CI that cancels a run sends SIGTERM: end as with Ctrl-C, so that the servers and their data go.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell's background jobs ignore SIGINT, and so would every program that the tests start and end with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> list[str]:

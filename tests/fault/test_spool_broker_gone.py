@@ -48,7 +48,7 @@ def test_what_the_spool_took_arrives_after_all_nodes_were_killed(
         assert first_of_each(found) == list(range(COUNT))
 
     async def kept() -> bool:
-        return all(node.keeps(WORK) for node in fault_cluster.nodes)
+        return all(node.keeps(vhost, WORK) for node in fault_cluster.nodes)
 
     async def with_brokers() -> None:
         url, clock = fault_cluster.url(vhost), SystemClock()

@@ -61,8 +61,8 @@ class Node(Protocol):
     def ctl(self, *arguments: str) -> str:
         """What `rabbitmqctl <arguments>` says there. Raises RuntimeError."""
 
-    def keeps(self, queue: str) -> bool:
-        """Whether its disk knows that it holds a replica of the quorum queue. Its list of them is written some seconds after the
+    def keeps(self, vhost: str, queue: str) -> bool:
+        """Whether its disk knows that it holds a replica of the quorum queue (one of that name in another virtual host is another). Its list of them is written some seconds after the
         declaration; a queue whose nodes are all killed before that never has a leader again (rabbitmq/rabbitmq-server#15725)."""
 
     def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
@@ -298,9 +298,9 @@ raft.wal_max_size_bytes = 16777216
             raise RuntimeError(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def keeps(self, queue: str) -> bool:
+    def keeps(self, vhost: str, queue: str) -> bool:
         lists = [*(self.folder / "data").glob("*/quorum/*/names.dets")]
-        return bool(lists) and all(queue.encode() in each.read_bytes() for each in lists)
+        return bool(lists) and all(f"{vhost}_{queue}".encode() in each.read_bytes() for each in lists)
 
     def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
         try:
