@@ -67,6 +67,25 @@ def test_calls_and_lookups_go_on_without_redis(world: Mesh, fault_redis: RedisSe
     assert shop.call("orders", "/after").status == 200
 
 
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_five_minutes_without_redis_fail_no_call_and_no_lookup(world: Mesh, fault_redis: RedisServer) -> None:
+    orders, shop = orders_and_shop(world)
+    fault_redis.kill()
+    until, answered = time.monotonic() + 300, 0
+    while time.monotonic() < until:
+        assert shop.call("orders", f"/{answered}").status == 200
+        assert state(shop) == "ready"
+        assert ask(shop.port, "/v1/services/orders").status == 200
+        answered += 1
+    assert answered > 1000
+    assert stale(shop)
+    fault_redis.start()
+    for sidecar in (orders.sidecar, shop):
+        sidecar.wait(lambda sidecar=sidecar: not stale(sidecar), "the registry found again")
+    shop.wait(lambda: state(shop) == "ready", "orders ready in the picture")
+
+
 def test_a_redis_that_is_there_and_silent_is_away(world: Mesh, fault_redis: RedisServer) -> None:
     orders, shop = orders_and_shop(world)
     fault_redis.pause()
