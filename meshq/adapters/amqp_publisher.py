@@ -18,6 +18,7 @@ from typing import NamedTuple
 from meshq.adapters import amqp_frames as frames
 from meshq.adapters.amqp_channel import Channel, ChannelLost
 from meshq.adapters.amqp_connection import FastConnection
+from meshq.adapters.amqp_patience import Patience
 from meshq.core.message import CONTENT_TYPE
 from meshq.ports import Clock, Publication, Published
 
@@ -98,8 +99,6 @@ def encode(
 
 SETTLING = 10.0
 """Seconds on a new connection in which calls are confirmed: longer than an election takes."""
-NO_CONFIRM_WITHIN = 3.0
-"""Seconds after which a confirm is not only late. A majority writes to disk in milliseconds."""
 LOOK_EVERY = 1.0
 SEND_AGAIN_AFTER = 0.1
 """Seconds before a call that the broker refused is sent again: the queue may have a leader then."""
@@ -133,6 +132,7 @@ class Publisher:
         self._window: dict[int, _Unconfirmed] = {}
         self._settled_at = 0.0
         self._window_bytes = 0
+        self._patience = Patience()
         self._returned: set[str] = set()
         self._empty = asyncio.Event()
         """The window is empty."""
@@ -229,11 +229,14 @@ class Publisher:
 
     def _check_confirms(self) -> None:
         """Raises ChannelLost for a channel that has gone dumb."""
+        self._patience.look()
         oldest = next(iter(self._window.values()), None)
         if oldest is None or self._blocked:
             return
-        if self._clock.monotonic() - max(oldest.since, self._let_go_at) > NO_CONFIRM_WITHIN:
-            raise ChannelLost(UNCONFIRMED, f"the broker did not confirm a message within {NO_CONFIRM_WITHIN:g} s")
+        patience = self._patience.seconds
+        if self._clock.monotonic() - max(oldest.since, self._let_go_at) > patience:
+            self._patience.gave_up()
+            raise ChannelLost(UNCONFIRMED, f"the broker did not confirm a message within {patience:.1f} s")
 
     def _write(self, publication: Publication, channel: int, mandatory: bool) -> None:
         connection = self._connection
@@ -243,6 +246,9 @@ class Publisher:
         connection.write(encode(publication, channel, mandatory, self._user, self._app, seconds, frame_max))
 
     def _on_confirm(self, tag: int, multiple: bool, positive: bool) -> None:
+        longest = self._window.get(self._low if multiple else tag)
+        if longest is not None:
+            self._patience.confirmed(self._clock.monotonic() - max(longest.since, self._let_go_at))
         if not multiple:
             self._settle(tag, positive)
             return

@@ -12,7 +12,8 @@ from pika import spec
 from meshq.adapters import amqp_publisher
 from meshq.adapters.amqp_channel import ChannelLost
 from meshq.adapters.amqp_connection import FastConnection
-from meshq.adapters.amqp_publisher import NO_CONFIRM_WITHIN, SETTLING, UNCONFIRMED, WINDOW_MESSAGES, Publisher
+from meshq.adapters.amqp_patience import LEAST
+from meshq.adapters.amqp_publisher import SETTLING, UNCONFIRMED, WINDOW_MESSAGES, Publisher
 from meshq.core.topology import CALLS
 from meshq.ports import Publication, Published
 
@@ -291,12 +292,28 @@ def test_without_a_confirm_for_too_long_the_channels_are_given_up() -> None:
     async def test(at: Stage) -> None:
         at.publish("a")
         await at.broker.count(1)
-        at.clock.now += NO_CONFIRM_WITHIN + 0.1
+        at.clock.now += LEAST + 0.1
         lost = await at.lost()
         assert lost.code == UNCONFIRMED
         assert at.fates == [("a", Published.UNKNOWN)]
         at.publish("b")
         assert at.fates[1] == ("b", Published.AWAY)
+
+    run(test)
+
+
+def test_a_broker_that_confirms_late_is_waited_for() -> None:
+    async def test(at: Stage) -> None:
+        at.publish("a")
+        at.publish("b")
+        await at.broker.count(2)
+        at.clock.now += LEAST - 0.5
+        at.broker.say(CONFIRMED, spec.Basic.Ack(1))
+        await at.told(1)
+        at.clock.now += 2 * LEAST
+        at.publisher._check_confirms()  # in vain, were it not for the confirm that came late
+        at.broker.say(CONFIRMED, spec.Basic.Ack(2))
+        assert (await at.told(2))[1] == ("b", Published.CONFIRMED)
 
     run(test)
 
@@ -308,7 +325,7 @@ def test_after_a_block_the_broker_has_its_time_again() -> None:
         at.publisher.blocked = True
         at.clock.now += 600
         at.publisher.blocked = False
-        at.clock.now += NO_CONFIRM_WITHIN + 0.1
+        at.clock.now += LEAST + 0.1
         assert (await at.lost()).code == UNCONFIRMED
 
     run(test)
