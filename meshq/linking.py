@@ -4,13 +4,17 @@ Both ends run this: the sidecar on a connection that its HTTP server handed over
 in callbacks of one asyncio.Protocol; what is written in one turn of the loop leaves in one write.
 
 What is bounded, and how: what the other end may have open, by the credit that it was granted (more is a fault that ends the link);
-what waits here for credit, by WAITING_MOST (more is REFUSED); bytes not yet read by the other end, because while its socket is full
-nothing new is asked here and nothing is read, so that it cannot ask either.
+what waits here for credit, by WAITING_MOST (more is REFUSED); what the other end does not read, because while its socket is full
+nothing new is asked here, and because a request is open for it until it has read the answer: as many answers as it was granted may
+lie here unread, and PIPELINED_PINGS more. An end that sends more all the same is not read from until it has read. One that keeps to
+its credit never meets that bound, and so is always read from: were both ends to stop reading while they cannot write, two that send
+each other something large would wait for each other for ever.
 """
 
 import asyncio
 import logging
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import cast
 
@@ -31,6 +35,8 @@ WAITING_MOST = 10_000
 HELLO_WITHIN = 10.0
 STALLED = 60.0
 """Seconds in which the other end may read nothing of what is written to it."""
+PIPELINED_PINGS = 64
+"""Answers to PINGs, and to requests that were cancelled as they were answered, that may lie unread besides those to requests."""
 
 _GONE = Failed(Failure.REFUSED, "the link is closed")
 _BROKE = Failed(Failure.BROKEN, "the link broke before the answer came")
@@ -51,7 +57,7 @@ class LinkExchange:
 
     def respond(self, response: HttpResponse) -> None:
         if (end := self._settle()) is not None:
-            end.answer(self.number, link.response(self.number, response))
+            end.answer(self.number, _response(self.number, response))
 
     def fail(self, failed: Failed) -> None:
         """Answer that there is no response."""
@@ -88,7 +94,7 @@ class _Asked:
         self.timer: asyncio.TimerHandle | None = None
 
 
-class Link(Successor):
+class Link(asyncio.Protocol):
     """`on_request` gets what the other end asks; `on_hello` is called once, `on_goodbye` when it wants to be asked nothing more,
     `on_end` when the connection is gone. `health` says how this end is."""
 
@@ -124,6 +130,7 @@ class Link(Successor):
         self._loop = asyncio.get_running_loop()
         self._transport = cast(asyncio.Transport, None)
         self._reader = link.FrameReader()
+        # Of the times: since when HELLO is waited for, or nothing was read of what is unsent.
         self._since = self._loop.time()
         self._unsent = 0
         # Ours.
@@ -133,12 +140,23 @@ class Link(Successor):
         self._waiting: dict[int, _Asked] = {}
         """For credit, in their order."""
         self._pings: dict[int, asyncio.Future[Pong | None]] = {}
+        self._farewell = 0
+        """The PING behind our GOODBYE."""
+        self._heard = False
+        """It was answered: no request of theirs is on its way any more."""
         # Theirs.
         self._theirs: dict[int, LinkExchange] = {}
         # Bytes.
         self._out: list[bytes] = []
         self._flushing = False
+        self._queued = 0
+        """Bytes written here so far."""
+        self._handed = 0
+        """Of those, the transport's."""
         self._write_paused = False
+        self._read_paused = False
+        self._unread: deque[int] = deque()
+        """Where each answer ends that was written while the other end read nothing, as `_queued` counts."""
 
     def __repr__(self) -> str:
         state = "closed" if self.closed.is_set() else "leaving" if self.leaving or self.left else "open"
@@ -159,8 +177,10 @@ class Link(Successor):
             for frame in self._reader.feed(data):
                 take = _TAKE.get(frame[0])
                 if take is not None:
+                    if self.peer is None and frame[0] != Kind.HELLO:
+                        raise DecodeError(f"a frame of kind {frame[0]} came before HELLO")
                     take(self, frame)
-                if self.closed.is_set():
+                if self._transport.is_closing():
                     return
         except DecodeError as error:
             logger.warning("the link is given up: %s", error)
@@ -171,12 +191,13 @@ class Link(Successor):
 
     def pause_writing(self) -> None:
         self._write_paused = True
-        self._since, self._unsent = self._loop.time(), self._transport.get_write_buffer_size()
-        self._transport.pause_reading()
+        self._note_unsent()
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        if not self._transport.is_closing():
+        self._unread.clear()
+        if self._read_paused:
+            self._read_paused = False
             self._transport.resume_reading()
         self._go_on()
 
@@ -215,7 +236,7 @@ class Link(Successor):
     def request(self, request: HttpRequest, timeout: float | None, done: Done) -> Callable[[], None]:
         """As ports.HttpClient: `done` is called exactly once, possibly before this returns; the function returned cancels. REFUSED
         means that the other end never saw it."""
-        if self.left or self.closed.is_set():
+        if self.left or self._transport.is_closing():
             done(_GONE)
             return _nothing
         if len(self._waiting) >= WAITING_MOST:
@@ -233,7 +254,7 @@ class Link(Successor):
 
     async def ping(self, timeout: float) -> Pong | None:
         """How the other end is; None where no answer came in time."""
-        if self.closed.is_set():
+        if self._transport.is_closing():
             return None
         self._number += 1
         number = self._number
@@ -254,8 +275,13 @@ class Link(Successor):
         return len(self._open) < self._credit and not self._write_paused
 
     def _ask(self, asked: _Asked) -> None:
+        try:
+            frame = link.request(asked.number, asked.request)
+        except link.TooLong as error:
+            self._tell(asked, _too_large(str(error)))
+            return
         self._open[asked.number] = asked
-        self._write(link.request(asked.number, asked.request))
+        self._write(frame)
 
     def _go_on(self) -> None:
         while self._waiting and self._may_ask:
@@ -298,18 +324,21 @@ class Link(Successor):
 
     def _take_request(self, frame: list[object]) -> None:
         number = link.read_number(frame)
-        request = link.read_request(frame)
-        if self.peer is None:
-            raise DecodeError("a REQUEST came before HELLO")
         if number in self._theirs or len(self._theirs) >= self._granted:
             raise DecodeError(f"REQUEST {number} is open already, or is more than were granted")
+        try:
+            request = link.read_request(frame)
+        except DecodeError as error:  # its sender's own fault: it costs nobody else on this link anything
+            refusal = Problem(Code.BAD_REQUEST, str(error)).as_response()
+            self._write_answer(link.response(number, refusal))
+            return
         exchange = LinkExchange(self, number, request)
         self._theirs[number] = exchange
         if self.leaving:
             exchange.fail(Failed(Failure.REFUSED, "it takes no more requests"))
         elif request.body is not None and len(request.body) > self._max_body:
             detail = f"the body is over {self._max_body} bytes, the most that is taken here (MESHQ_MAX_BODY)"
-            exchange.respond(Problem(Code.TOO_LARGE, detail).as_response())
+            exchange.respond(_too_large(detail))
         else:
             try:
                 self._on_request(exchange)
@@ -331,9 +360,10 @@ class Link(Successor):
         self._answered(asked, response)
 
     def _take_failed(self, frame: list[object]) -> None:
-        asked = self._open.pop(link.read_number(frame), None)
+        number, failed = link.read_number(frame), link.read_failed(frame)
+        asked = self._open.pop(number, None)
         if asked is not None:
-            self._answered(asked, link.read_failed(frame))
+            self._answered(asked, failed)
 
     def _answered(self, asked: _Asked, outcome: HttpResponse | Failed) -> None:
         self._tell(asked, outcome)
@@ -362,36 +392,38 @@ class Link(Successor):
         self._close_if_done()
 
     def _take_ping(self, frame: list[object]) -> None:
-        self._write(link.pong(link.read_number(frame), self._health()))
+        self._write_answer(link.pong(link.read_number(frame), self._health()))
 
     def _take_pong(self, frame: list[object]) -> None:
-        future = self._pings.get(link.read_number(frame))
+        number, said = link.read_number(frame), link.read_pong(frame)
+        if number == self._farewell:
+            self._heard = True
+            self._close_if_done()
+        future = self._pings.get(number)
         if future is not None and not future.done():
-            future.set_result(link.read_pong(frame))
+            future.set_result(said)
 
     # --- answering, ending --------------------------------------------------------------------------------------------------
 
     def answer(self, number: int, frame: bytes) -> None:
         if self._theirs.pop(number, None) is not None:
-            self._write(frame)
+            self._write_answer(frame)
             self._close_if_done()
-
-    def grant(self, requests: int) -> None:
-        """What the other end may have open from now on; what is open stays."""
-        self._granted = max(requests, self._granted) if self._theirs else requests
-        self._write(link.credit(requests))
 
     def leave(self) -> None:
         """Take nothing more, answer what was asked, wait for our own answers, then close. Idempotent."""
-        if not self.leaving and not self.closed.is_set():
+        if not self.leaving and not self._transport.is_closing():
             self.leaving = True
+            self._number += 1
+            self._farewell = self._number
             self._write(link.goodbye())
-            self._close_if_done()
+            self._write(link.ping(self._farewell))
 
     def _close_if_done(self) -> None:
-        """Whoever leaves closes, once nothing is open in either direction."""
-        if self.leaving and not (self._theirs or self._open or self._waiting):
+        """Whoever leaves closes, once nothing is open in either direction, nor can come any more."""
+        if self._heard and not (self._theirs or self._open or self._waiting):
             self._flush()
+            self._note_unsent()
             self._transport.close()
 
     def abort(self) -> None:
@@ -407,7 +439,7 @@ class Link(Successor):
 
     def sweep(self, now: float) -> None:
         """Look at the time limits; once a second or so."""
-        if self._write_paused:
+        if self._write_paused or self._transport.is_closing():
             unsent = self._transport.get_write_buffer_size()
             if unsent < self._unsent:
                 self._unsent, self._since = unsent, now
@@ -418,7 +450,25 @@ class Link(Successor):
 
     # --- bytes ----------------------------------------------------------------------------------------------------------------
 
+    def _note_unsent(self) -> None:
+        self._since, self._unsent = self._loop.time(), self._transport.get_write_buffer_size()
+
+    def _write_answer(self, frame: bytes) -> None:
+        """What the other end's next frames may follow on. Reading pauses where it sends them without reading this."""
+        self._write(frame)
+        if not self._write_paused:
+            return
+        unread = self._unread
+        unread.append(self._queued)
+        sent = self._handed - self._transport.get_write_buffer_size()
+        while unread and unread[0] <= sent:
+            unread.popleft()
+        if len(unread) + len(self._theirs) > self._granted + PIPELINED_PINGS and not self._read_paused:
+            self._read_paused = True
+            self._transport.pause_reading()
+
     def _write(self, frame: bytes) -> None:
+        self._queued += len(frame)
         self._out.append(frame)
         if not self._flushing:
             self._flushing = True
@@ -427,6 +477,7 @@ class Link(Successor):
     def _flush(self) -> None:
         self._flushing = False
         if self._out and not self._transport.is_closing():
+            self._handed = self._queued
             self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
         self._out.clear()
 
@@ -442,6 +493,17 @@ _TAKE: dict[int, Callable[[Link, list[object]], None]] = {
     Kind.PING: Link._take_ping,
     Kind.PONG: Link._take_pong,
 }
+
+
+def _response(number: int, response: HttpResponse) -> bytes:
+    try:
+        return link.response(number, response)
+    except link.TooLong as error:
+        return link.failed(number, Failed(Failure.TOO_LARGE, str(error), response.status))
+
+
+def _too_large(detail: str) -> HttpResponse:
+    return Problem(Code.TOO_LARGE, detail).as_response()
 
 
 def _nothing() -> None:

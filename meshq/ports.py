@@ -6,8 +6,6 @@ at once and reports through a callback, never through an awaitable: no task is m
 raise: an exception that escapes into a broker's or parser's callback can close a connection that others use.
 """
 
-import asyncio
-from abc import ABCMeta, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -438,21 +436,20 @@ class Exchange(Protocol):
         asked on it besides, or it is no connection of its own."""
 
 
-class Successor(asyncio.Protocol, metaclass=ABCMeta):
-    """What goes on with an HTTP server's connection in another protocol; it gets `connection_made` and, with what was read behind the
-    request, `data_received`. To the server's limits and its end it stays one of its connections."""
+class Successor(Protocol):
+    """What goes on with an HTTP server's connection in another protocol: an asyncio.Protocol, which gets `connection_made` and, with
+    what was read behind the request, `data_received`. To the server's limits and its end it stays one of its connections."""
 
-    @abstractmethod
+    def connection_made(self, transport: Any) -> None: ...
+    def data_received(self, data: bytes) -> None: ...
+    def pause_writing(self) -> None: ...
     def ended(self, callback: "Callable[[Successor], None]") -> None:
         """Call back once when the connection is lost."""
 
-    @abstractmethod
     def drain(self) -> None:
         """Take nothing more, finish, close."""
 
-    @abstractmethod
     def abort(self) -> None: ...
-    @abstractmethod
     def sweep(self, now: float) -> None:
         """Look at the time limits; `now` is the loop's time."""
 

@@ -122,6 +122,9 @@ def log_arguments(offset: int | str | None) -> dict[str, Any]:
     return {"x-stream-offset": time if time.tzinfo else time.replace(tzinfo=UTC)}
 
 
+LAST_ACKS = 1.0
+"""Seconds from the last acknowledgement until its channel closes. A quorum queue is told of 32 at a time, the others wait in the channel
+and are lost with it: closed at once after 300, it returned 268 messages that had been acknowledged (3.10)."""
 _TAG = "meshq"
 """The consumer's name; there is one on its channel."""
 
@@ -158,6 +161,7 @@ class ChannelConsumer:
         self._stopped = False
         self._ended = False
         """Stopped, and nothing more is on its way."""
+        self._closing = False
         self.cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         channel.inner.add_on_cancel_callback(lambda _: self.drop())
         connection.on_deliver[channel.number] = self._on_content
@@ -227,6 +231,11 @@ class ChannelConsumer:
         self._end()
 
     def _close_when_settled(self) -> None:
-        if self._ended and self._outstanding <= 0 and self.live:
-            self._settling.flush()
+        if not (self._ended and self._outstanding <= 0 and self.live) or self._closing:
+            return
+        self._closing = True
+        self._settling.flush()
+        if self._in_order:  # the next one waits for the rest
             self.channel.close()
+        else:
+            asyncio.get_running_loop().call_later(LAST_ACKS, self.channel.close)

@@ -182,7 +182,7 @@ class Connection(asyncio.Protocol):
 
     def advance(self) -> None:
         """Start what may start, write what is answered, in turns until nothing moves; then one write."""
-        if self._advancing or self._stage is _Stage.CLOSED:
+        if self._advancing or self._closed:
             return
         self._advancing = True
         answered = False
@@ -196,6 +196,8 @@ class Connection(asyncio.Protocol):
                 break
         self._advancing = False
         self._write()
+        if self._closed:  # handed over: it is the successor's now
+            return
         if self._stage is _Stage.LAST and not self._waiting:
             self._end()
         elif self._eof and not self._waiting:
@@ -203,6 +205,10 @@ class Connection(asyncio.Protocol):
         else:
             self._note_phase(answered)
             self._regulate_reading()
+
+    @property
+    def _closed(self) -> bool:
+        return self._stage is _Stage.CLOSED
 
     def _may_read(self) -> bool:
         return (
@@ -288,19 +294,22 @@ class Connection(asyncio.Protocol):
     # --- another protocol ---
 
     def may_upgrade(self, exchange: _Exchange) -> bool:
-        """It is the only one here, so that no answer in HTTP is due any more; and the connection has a future."""
+        """It is the only one here, so that no answer in HTTP is due any more; and the connection has a future. In HTTP/1.0 there is
+        no such thing (RFC 9110 section 7.8)."""
         alone = len(self._waiting) == 1 and self._waiting[0] is exchange and self._held is None
-        return alone and self._stage is _Stage.OPEN and not self._eof and not self._server.closing
+        lasts = self._stage is _Stage.OPEN and not (self._eof or self._server.closing or self._transport.is_closing())
+        return alone and lasts and exchange.minor > 0
 
     def hand_over(self, protocol: str, successor: Successor) -> None:
         self._waiting.clear()
         self._stage = _Stage.CLOSED
         transport = self._transport
-        transport.write(switching(protocol))
+        self._out.append(switching(protocol))
+        self._write()  # behind the answers that were collected in this turn
         rest = self._reader.take_rest()
         if self._read_paused:
             transport.resume_reading()
-        transport.set_protocol(successor)
+        transport.set_protocol(cast(asyncio.Protocol, successor))
         self._server.succeeded(self, successor)
         successor.connection_made(transport)
         if self._write_paused:

@@ -1,8 +1,10 @@
-"""What -H and -d give a request, and what an error's body says."""
+"""What -H and -d give a request, what a file holds, and what an error's body says."""
 
 import json
 import sys
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -31,6 +33,40 @@ def body_of(data: str) -> bytes:
         return Path(data[1:]).read_bytes()
     except OSError as error:
         raise typer.BadParameter(f"{data[1:]} cannot be read: {error.strerror}", param_hint="-d") from error
+
+
+def map_of(file: str, hint: str, such_as: str) -> dict[str, Any]:
+    """What stands in a file in JSON or YAML, or in standard input for `-`, as JSON has it. `hint` names the option or argument."""
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        found = _parsed(sys.stdin.read() if file == "-" else Path(file).read_text("utf-8"))
+    except OSError as error:
+        raise typer.BadParameter(f"{file} cannot be read: {error.strerror}", param_hint=hint) from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise typer.BadParameter(
+            f"{file}{where} is not YAML: {getattr(error, 'problem', None) or error}", param_hint=hint
+        ) from error
+    if not isinstance(found, dict):
+        raise typer.BadParameter(f"{file} has no map at its top, such as {such_as}", param_hint=hint)
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=_date))
+    return plain
+
+
+def _parsed(text: str) -> Any:
+    """JSON, which may be indented with tabs and is read faster so, or YAML."""
+    from ruamel.yaml import YAML
+
+    try:
+        return json.loads(text)
+    except ValueError:
+        return YAML(typ="safe", pure=True).load(text)
+
+
+def _date(value: Any) -> str:
+    return value.isoformat() if isinstance(value, date) else str(value)
 
 
 def with_content_type(headers: Headers, body: bytes | None, otherwise: bytes) -> Headers:

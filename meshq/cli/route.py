@@ -1,8 +1,6 @@
 """`meshq route`: the route policy of a service shown, set, cleared (INTERFACE part 6)."""
 
 import json
-import sys
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +9,7 @@ import typer
 from meshq.cli import reach, tables
 from meshq.cli.asking import ask, json_of, reached, request, segment
 from meshq.cli.exits import FAILED, leave
+from meshq.cli.given import map_of
 from meshq.cli.route_options import merged
 from meshq.cli.show import ControlUrl, Format, Watch, show_picture
 from meshq.core.http import header
@@ -128,7 +127,7 @@ def set_policy(
     }  # fmt: skip
     if file is None and not unset and all(value is None for value in given.values()):
         raise typer.BadParameter("say what to set: --weight 1=90 --weight 2=10, another option, or --file")
-    whole = None if file is None else _read(file)
+    whole = None if file is None else map_of(str(file), "--file", "weights: {1: 90, 2: 10}")
     path = f"/v1/routes/{segment(service)}"
     with reached(control) as way:
         before = _present(way, path, service)
@@ -185,30 +184,3 @@ def _present(way: reach.Reach, path: str, service: str) -> dict[str, Any]:
             raise
         return {"service": service}
     return found
-
-
-def _read(file: Path) -> dict[str, Any]:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
-        found = YAML(typ="safe", pure=True).load(text)
-    except OSError as error:
-        raise typer.BadParameter(f"{file} cannot be read: {error.strerror}", param_hint="--file") from error
-    except (YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise typer.BadParameter(
-            f"{file}{where} is not YAML: {getattr(error, 'problem', None) or error}", param_hint="--file"
-        ) from error
-    if not isinstance(found, dict):
-        raise typer.BadParameter(
-            f"{file} has no map at its top, such as weights: {{1: 90, 2: 10}}", param_hint="--file"
-        )
-    plain: dict[str, Any] = json.loads(json.dumps(found, default=_date))
-    return plain
-
-
-def _date(value: Any) -> str:
-    return value.isoformat() if isinstance(value, date) else str(value)

@@ -10,16 +10,23 @@ ends send frames, and each may ask the other: the app calls and publishes, the s
                                                         and (from an app) whether it handles any
     REQUEST   [1, id, method, target, fields, body]     all bin; fields: names and values in turn; body: bin, or nil where there is none
     RESPONSE  [2, id, status, fields, body]
-    FAILED    [3, id, failure, detail]                  instead of a response: a value of core.http.Failure, and a sentence
+    FAILED    [3, id, failure, detail, status]          instead of a response: a value of core.http.Failure, a sentence, and the
+                                                        status of a response that was too large, else nil
     CANCEL    [4, id]                                   whoever asked wants no answer any more; none need follow
     CREDIT    [5, requests]                             from now on the other end may have so many requests open
     GOODBYE   [6]                                       ask nothing more here; what was asked is answered still
-    PING      [7, number]
+    PING      [7, number]                               is answered with a PONG, in its turn
     PONG      [8, number, fault, less]                  the PING's number; "" or why it is not well; whether it wants less work
 
 An id is a uint below 2^53 that whoever asks chooses; each end counts its own, and uses none twice while it is open. A request is
 open from REQUEST until RESPONSE, FAILED or CANCEL. Whoever has as many open as it was granted waits. A reader passes over kinds
 that it does not know, and elements and keys behind those it does. Test vectors: tests/vectors/link-v1.json.
+
+Whoever said GOODBYE closes the connection when nothing is open in either direction, and not before the PONG to a PING sent behind
+it has come: a REQUEST that crossed the GOODBYE comes before that, and is FAILED as refused, so that it can be asked elsewhere.
+
+A REQUEST whose fields or target cannot be is answered with 400, a RESPONSE that cannot be counts as none; what else is not as
+written here (a frame that is none, another frame before HELLO, an id that is open, more open than was granted) ends the link.
 
 What a request and its response mean is what they mean over HTTP (the sidecar's port, and what it asks of apps): the link is
 another way for the same, so framing fields, `Host` and `Connection` have no place in it, and none is needed.
@@ -36,20 +43,32 @@ from typing import Any, NamedTuple
 import msgpack
 
 from meshq.core.http import Failed, Failure, Headers, HttpRequest, HttpResponse
-from meshq.core.message import DecodeError, is_method, read_headers
+from meshq.core.message import MAX_FIELDS, DecodeError, is_method, read_headers
 
 PROTOCOL = "meshq-link/1"
 PATH = b"/v1/link"
 MAX_FRAME = 17 * 2**20
 """The largest body there is (15 MiB) and its fields."""
-MAX_FIELDS_BYTES = 64 * 1024
+MAX_BODY = 16 * 2**20
+MAX_FIELDS_BYTES = 128 * 1024
+"""The HTTP adapters take 64 KiB; what the mesh adds on the way comes on top."""
+MAX_TARGET = 8 * 1024
 """As over HTTP."""
+MAX_BESIDE_BODY = 256 * 1024
+"""Bytes of a frame without its largest bin: more than that is no request or response, but makes many small objects."""
 
 _LENGTH = struct.Struct(">I")
+_MOST_ELEMENTS = 2 * (MAX_FIELDS + 64)  # of fields; there is room for what the mesh adds
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
-_TARGET = re.compile(rb'\*|/[!"$-~]*')
+_TARGET = re.compile(rb'/[!"$-~]*')
 """Visible ASCII without `#`: as strict as the HTTP server is."""
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_BINS = (0xC4, 0xC5, 0xC6)  # how a msgpack bin begins
 _FAILURES = {failure.value: failure for failure in Failure}
+
+
+class TooLong(ValueError):
+    """A request or response that no reader takes in one frame."""
 
 
 class Kind(IntEnum):
@@ -83,15 +102,19 @@ def hello(said: Hello) -> bytes:
 
 
 def request(number: int, asked: HttpRequest) -> bytes:
-    return _frame([1, number, asked.method, asked.target, list(chain.from_iterable(asked.headers)), asked.body])
+    """Raises TooLong."""
+    fields = list(chain.from_iterable(asked.headers))
+    return _bounded(_frame([1, number, asked.method, asked.target, fields, asked.body]), fields, asked.body or b"")
 
 
 def response(number: int, answer: HttpResponse) -> bytes:
-    return _frame([2, number, answer.status, list(chain.from_iterable(answer.headers)), answer.body])
+    """Raises TooLong."""
+    fields = list(chain.from_iterable(answer.headers))
+    return _bounded(_frame([2, number, answer.status, fields, answer.body]), fields, answer.body)
 
 
 def failed(number: int, outcome: Failed) -> bytes:
-    return _frame([3, number, outcome.failure.value, outcome.detail])
+    return _frame([3, number, outcome.failure.value, outcome.detail, outcome.status])
 
 
 def cancel(number: int) -> bytes:
@@ -120,6 +143,14 @@ _pack = msgpack.Packer(autoreset=True).pack
 def _frame(elements: list[Any]) -> bytes:
     packed: bytes = _pack(elements)
     return _LENGTH.pack(len(packed)) + packed
+
+
+def _bounded(frame: bytes, fields: list[bytes], body: bytes) -> bytes:
+    if len(body) > MAX_BODY:
+        raise TooLong(f"the body is over {MAX_BODY} bytes, the most that a link carries")
+    if len(frame) - len(body) > MAX_BESIDE_BODY or len(fields) > _MOST_ELEMENTS:
+        raise TooLong(f"{len(fields) // 2} fields of {sum(map(len, fields))} bytes are more than a link carries")
+    return frame
 
 
 # --- in ----------------------------------------------------------------------------------------------------------------------
@@ -159,12 +190,31 @@ class FrameReader:
 
 def _unpack(packed: memoryview) -> list[Any]:
     try:
-        elements = msgpack.unpackb(packed, max_ext_len=0)
+        if len(packed) > MAX_BESIDE_BODY:
+            _check_bulk(packed)
+        elements = msgpack.unpackb(packed, max_ext_len=0, max_array_len=_MOST_ELEMENTS, max_map_len=64)
     except (ValueError, msgpack.UnpackException, RecursionError, OverflowError, TypeError) as error:
         raise DecodeError(f"a frame is not msgpack: {str(error)[:200]}") from error
     if not isinstance(elements, list) or not elements or not _is_uint(elements[0]):
         raise DecodeError("a frame is not an array that begins with its kind")
     return elements
+
+
+def _check_bulk(packed: memoryview) -> None:
+    """Raises DecodeError for a large frame whose bytes are not those of one bin: a byte of anything else can become an object of
+    many."""
+    reader = msgpack.Unpacker(max_buffer_size=len(packed))
+    reader.feed(packed)
+    largest = 0
+    for _ in range(reader.read_array_header()):
+        begin = reader.tell()
+        reader.skip()
+        if packed[begin] in _BINS:
+            largest = max(largest, reader.tell() - begin)
+    if len(packed) - largest > MAX_BESIDE_BODY:
+        raise DecodeError(
+            f"a frame has {len(packed) - largest} bytes beside a body: at most {MAX_BESIDE_BODY} are taken"
+        )
 
 
 def read_number(frame: list[Any]) -> int:
@@ -187,18 +237,24 @@ def read_request(frame: list[Any]) -> HttpRequest:
     _, _, method, target, fields, body = frame[:6]
     if not isinstance(method, bytes) or not method.isascii() or not is_method(method.decode()):
         raise DecodeError("REQUEST has no method")
-    if not isinstance(target, bytes) or _TARGET.fullmatch(target) is None:
-        raise DecodeError("REQUEST has no origin-form target")
+    if not isinstance(target, bytes) or not _is_target(method, target):
+        raise DecodeError(f"REQUEST has no origin-form target of at most {MAX_TARGET} bytes")
     if body is not None and not isinstance(body, bytes):
         raise DecodeError("the body of a REQUEST is neither bin nor nil")
-    return HttpRequest(method, target, _fields(fields), body)
+    headers = _fields(fields)
+    joined = b"".join(fields)
+    if _CONTROL.search(joined) is not None:
+        raise DecodeError("a field of a REQUEST has a control character in it")
+    if joined.lower().count(b"host") > 1 and sum(name.lower() == b"host" for name in fields[::2]) > 1:
+        raise DecodeError("REQUEST has more than one Host")
+    return HttpRequest(method, target, headers, body)
 
 
 def read_response(frame: list[Any]) -> HttpResponse:
     if len(frame) < 5:
         raise DecodeError("RESPONSE is cut short")
     _, _, status, fields, body = frame[:5]
-    if type(status) is not int or not 200 <= status <= 999:
+    if not _is_status(status):
         raise DecodeError("RESPONSE has no status")
     if not isinstance(body, bytes):
         raise DecodeError("the body of a RESPONSE is not bin")
@@ -208,7 +264,8 @@ def read_response(frame: list[Any]) -> HttpResponse:
 def read_failed(frame: list[Any]) -> Failed:
     if len(frame) < 4 or not isinstance(frame[2], str) or not isinstance(frame[3], str):
         raise DecodeError("FAILED does not say what failed")
-    return Failed(_FAILURES.get(frame[2], Failure.BROKEN), frame[3])
+    status = frame[4] if len(frame) > 4 and _is_status(frame[4]) else None
+    return Failed(_FAILURES.get(frame[2], Failure.BROKEN), frame[3], status)
 
 
 def read_pong(frame: list[Any]) -> Pong:
@@ -219,17 +276,28 @@ def read_pong(frame: list[Any]) -> Pong:
 
 def _fields(flat: Any) -> Headers:
     headers = read_headers(flat)
+    if len(headers) > MAX_FIELDS:
+        raise DecodeError(f"{len(headers)} fields: at most {MAX_FIELDS} are taken")
     if sum(map(len, flat)) > MAX_FIELDS_BYTES:
         raise DecodeError(f"more than {MAX_FIELDS_BYTES} bytes of fields")
-    for name in flat[::2]:
-        if not _is_name(name):
-            raise DecodeError("a field has no name")
+    if not all(map(_is_name, flat[::2])):
+        raise DecodeError("a field has no name")
     return headers
+
+
+def _is_target(method: bytes, target: bytes) -> bool:
+    if len(target) > MAX_TARGET:
+        return False
+    return target == b"*" if method == b"OPTIONS" and target[:1] == b"*" else _TARGET.fullmatch(target) is not None
 
 
 @lru_cache(maxsize=4096)  # the same few come again and again
 def _is_name(name: bytes) -> bool:
     return _TOKEN.fullmatch(name) is not None
+
+
+def _is_status(value: Any) -> bool:
+    return type(value) is int and 200 <= value <= 999
 
 
 def _is_uint(value: Any) -> bool:

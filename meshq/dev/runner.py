@@ -228,13 +228,17 @@ class Runner:
             slot.app.started.clear()
             await slot.app.started.wait()
             begun = self._clock.monotonic()
-            await self._until_answers(port, health)
+            await self._until_answers(slot, port, health)
             self._output.said(slot.label, f"ready again after {self._clock.monotonic() - begun:.1f} s")
 
-    async def _until_answers(self, port: int, health: str) -> None:
-        while True:
-            if (await probe("127.0.0.1", port, health, PROBE_SECONDS)).healthy:
+    async def _until_answers(self, slot: _Slot, port: int, health: str) -> None:
+        """At its port; or, if it never listens there, over a link, which its sidecar sees go and come."""
+        was_away = False
+        while not (await probe("127.0.0.1", port, health, PROBE_SECONDS)).healthy:
+            is_away = bool(await slot.sidecar.fault())
+            if was_away and not is_away:
                 return
+            was_away = was_away or is_away
             await asyncio.sleep(WATCH_EVERY)
 
     async def _become_ready(self, slot: _Slot) -> None:

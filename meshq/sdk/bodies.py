@@ -19,6 +19,9 @@ TEXT = "text/plain; charset=utf-8"
 _MSGPACK_TYPES = frozenset({MSGPACK, "application/x-msgpack", "application/vnd.msgpack"})
 _PLAIN = (dict, list, str, int, float, bool, type(None))
 
+MAX_BODY = 16 * 2**20
+"""Bytes of a request's body that are read; a sidecar takes less (MESHQ_MAX_BODY)."""
+
 UNPROCESSABLE = 422
 UNSUPPORTED = 415
 
@@ -55,7 +58,7 @@ def encode(value: Any, content_type: str | None = None) -> Encoded:
     if isinstance(value, bytes | bytearray | memoryview):
         return Encoded(bytes(value), content_type or BYTES)
     if content_type is not None and is_msgpack(content_type):
-        return Encoded(msgpack.packb(_plain(value)), content_type)
+        return Encoded(_packed(value), content_type)
     if content_type is not None and not _is_json(content_type):
         if isinstance(value, str):
             return Encoded(value.encode(), content_type)
@@ -77,13 +80,22 @@ def to_json(value: Any) -> bytes:
             return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
         except TypeError:
             pass  # something in it has a form in JSON only to pydantic: a date, a model
-        except ValueError as error:  # NaN
-            raise TypeError(str(error)) from error
-    return bytes(_adapter(type(value) if is_dataclass(value) else Any).dump_json(value, by_alias=True))
+        except (ValueError, RecursionError) as error:  # NaN, half of a surrogate pair, a list that contains itself
+            raise TypeError(f"it has no form in JSON: {error}") from error
+    try:
+        return bytes(_adapter(type(value) if is_dataclass(value) else Any).dump_json(value, by_alias=True))
+    except ValueError as error:
+        raise TypeError(f"it has no form in JSON: {error}") from error
 
 
 def decode(body: bytes | None, content_type: str, wanted: Any) -> Any:
-    """Of type `wanted`: Any for whatever it is, bytes and str as it came, None for nothing. Raises Invalid."""
+    """Of type `wanted`: Any for whatever it is, bytes as it came, str for text (of JSON, a string), None for nothing. Raises Invalid.
+
+    >>> decode(b'{"a":1}', "application/json", Any)
+    {'a': 1}
+    >>> decode(b"raw", "", bytes)
+    b'raw'
+    """
     if wanted is bytes:
         return body or b""
     if wanted is None or wanted is type(None):
@@ -155,25 +167,44 @@ def _adapter(wanted: Any) -> Any:
     return found
 
 
+def _packed(value: Any) -> bytes:
+    """Raises TypeError."""
+    try:
+        return bytes(msgpack.packb(value, default=_plain))
+    except (
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as error:  # an integer of more than 64 bits, a list that contains itself
+        raise TypeError(f"it has no form in msgpack: {error}") from error
+
+
 def _plain(value: Any) -> Any:
-    """As msgpack takes it: models and dataclasses as maps, bytes as they are."""
+    """What msgpack does not know as what it does: models and dataclasses as maps, and of the rest what stands for it in JSON."""
     dump = getattr(value, "model_dump", None)
     if dump is not None:
         return dump(by_alias=True)
-    return _adapter(type(value)).dump_python(value, by_alias=True) if is_dataclass(value) else value
+    if is_dataclass(value) and not isinstance(value, type):
+        return _adapter(type(value)).dump_python(value, by_alias=True)
+    from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+    try:
+        return to_jsonable_python(value)
+    except PydanticSerializationError as error:
+        raise TypeError(f"it has no form in msgpack: {error}") from error
 
 
 def _parsed(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Invalid(Problem(INVALID, f"the body is not JSON: {error}", status=UNPROCESSABLE)) from None
 
 
 def _unpacked(body: bytes) -> Any:
     try:
-        return msgpack.unpackb(body)
-    except (ValueError, msgpack.UnpackException, RecursionError, OverflowError) as error:
+        return msgpack.unpackb(body, strict_map_key=False)
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as error:
         raise Invalid(Problem(INVALID, f"the body is not msgpack: {error}", status=UNPROCESSABLE)) from None
 
 

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from urllib.parse import unquote
 
 from meshq.core.http import Headers, HttpRequest
 from meshq.sdk.problem import REJECTED, Problem
+from meshq.sdk.reply import by_name
 
 if TYPE_CHECKING:
     from meshq.sdk.mesh import Mesh
@@ -48,7 +50,7 @@ class Context:
     def __init__(self, request: HttpRequest, mesh: "Mesh | None") -> None:
         self.request = request
         self._mesh = mesh
-        self._fields = _by_name(request.headers)
+        self._fields = by_name(request.headers)
         self._nested: Counter[str] = Counter()
 
     def __repr__(self) -> str:
@@ -70,6 +72,7 @@ class Context:
 
     @property
     def message_id(self) -> str:
+        """32 hexadecimal digits, the same at every attempt; "" of a request that did not come through a mesh."""
         return self._fields.get("meshq-message-id", "")
 
     @property
@@ -118,12 +121,9 @@ class Context:
     @property
     def event(self) -> Event | None:
         """The attributes of an event; None for a call."""
-        get = self._fields.get
         if "ce-type" not in self._fields:
             return None
-        return Event(
-            get("ce-type", ""), get("ce-id", ""), get("ce-source", ""), get("ce-time", ""), get("ce-subject", "")
-        )
+        return Event(*(unquote(self._fields.get(f"ce-{name}", "")) for name in Event._fields))
 
     # --- how it ends ----------------------------------------------------------------------------------------------------------
 
@@ -142,7 +142,10 @@ class Context:
 
     @property
     def repeated(self) -> bool:
-        """Whether this message may be handled more than once: it is durable, or its caller gave a key."""
+        """Whether this message may be handled more than once: it is durable, or its caller gave a key. Never of a request that did
+        not come through a mesh and has no key: nothing says then which two are the same."""
+        if not self.idempotency_key:
+            return False
         return self.deadline is None or self.idempotency_key != self.message_id
 
     def inherited(self, *, waited: bool) -> Headers:
@@ -150,19 +153,18 @@ class Context:
         fields: Headers = []
         trace = self._fields.get("traceparent")
         if trace is not None:
-            fields.append((b"traceparent", trace.encode("latin-1")))
-            fields += [
-                (name.encode(), self._fields[name].encode("latin-1")) for name in _PASSED_ON if name in self._fields
-            ]
+            fields.append((b"traceparent", trace.encode()))
+            fields += [(name.encode(), self._fields[name].encode()) for name in _PASSED_ON if name in self._fields]
         if waited and "meshq-deadline" in self._fields:
-            fields.append((b"Meshq-Deadline", self._fields["meshq-deadline"].encode("latin-1")))
+            fields.append((b"Meshq-Deadline", self._fields["meshq-deadline"].encode()))
         return fields
 
     def nested_key(self, what: str, body: bytes | None) -> str:
         """The idempotency key of a call from here: the same when this message is handled again and asks the same again, so that it
-        is done once. The how-manieth of its kind it is counts, and what is asked: another body is another call."""
+        is done once. What counts: which handler asks (one event may reach two of this service), what is asked (another body is another
+        call), and the how-manieth of its kind it is."""
         digest = hashlib.blake2s(digest_size=16)
-        for part in (self.idempotency_key.encode(), what.encode(), body or b""):
+        for part in (self.idempotency_key.encode(), self.request.target, what.encode(), body or b""):
             digest.update(len(part).to_bytes(8, "big") + part)
         root = digest.hexdigest()
         self._nested[root] += 1
@@ -184,7 +186,3 @@ def within(context: Context) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
-
-
-def _by_name(headers: Headers) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}

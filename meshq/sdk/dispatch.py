@@ -3,17 +3,18 @@
 import asyncio
 import logging
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from meshq.core.http import HttpRequest, HttpResponse, header
-from meshq.sdk.bodies import MSGPACK, Invalid, decode, encode, is_msgpack
+from meshq.sdk.bodies import Invalid, decode
 from meshq.sdk.context import Context, within
 from meshq.sdk.handlers import Handler
 from meshq.sdk.operation import Template
 from meshq.sdk.problem import HANDLER_FAILED, Problem
-from meshq.sdk.reply import Reply
+from meshq.sdk.reply import as_response
 from meshq.sdk.upgrades import Upgrade
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Dispatcher:
         self._exact: dict[str, dict[str, Handler]] = defaultdict(dict)
         """Path -> method -> handler, of paths without places."""
         self._templates: list[Route] = []
+        self._last: tuple[Route, ...] = ()
         self._events: dict[str, _Event] = {}
 
     def add(self, route: Route) -> None:
@@ -48,6 +50,10 @@ class Dispatcher:
             self._exact[route.path.text][route.method] = route.handler
         else:
             self._templates.append(route)
+
+    def answer_last(self, routes: Iterable[Route]) -> None:
+        """What answers where no route that was added does."""
+        self._last = tuple(routes)
 
     def add_event(self, path: str, handler: Handler, steps: tuple[Upgrade, ...]) -> None:
         self._events[path] = _Event(handler, steps)
@@ -76,7 +82,7 @@ class Dispatcher:
         handler, places = self._find(request.method.decode("latin-1"), path)
         given = dict(parse_qsl(query, keep_blank_values=True)) if query else {}
         result = await _run(handler, handler.arguments(request, context, places, given))
-        return respond(result, header(request.headers, b"accept") or b"", request.method == b"HEAD")
+        return as_response(result, header(request.headers, b"accept") or b"", request.method == b"HEAD")
 
     def _of_event(self, event: _Event, request: HttpRequest, context: Context) -> dict[str, Any]:
         if not event.steps:
@@ -101,7 +107,7 @@ class Dispatcher:
             if each in methods:
                 return methods[each], {}
         allowed = set(methods)
-        for route in self._templates:
+        for route in (*self._templates, *self._last):
             places = route.path.match(path)
             if places is not None:
                 if route.method in wanted:
@@ -117,25 +123,6 @@ async def _run(handler: Handler, arguments: dict[str, Any]) -> Any:
     if handler.is_async:
         return await handler.function(**arguments)
     return await asyncio.to_thread(partial(handler.function, **arguments))
-
-
-def respond(result: Any, accept: bytes, is_head: bool = False) -> HttpResponse:
-    """What a handler returned as a response. Raises TypeError for what has no form."""
-    reply = result if isinstance(result, Reply) else None
-    body = result if reply is None else reply.body
-    content_type = None if reply is None else reply.content_type
-    if content_type is None and is_msgpack(accept.decode("latin-1")) and not isinstance(body, bytes | str | None):
-        content_type = MSGPACK
-    encoded = encode(body, content_type)
-    status = 200 if reply is None else reply.status
-    if status == 200 and encoded.body is None:
-        status = 204
-    headers = [(b"Content-Type", encoded.content_type.encode())] if encoded.content_type else []
-    if reply is not None:
-        headers += [(name.encode("ascii"), value.encode("latin-1")) for name, value in reply.headers.items()]
-    if is_head and encoded.body is not None:
-        headers.append((b"Content-Length", b"%d" % len(encoded.body)))
-    return HttpResponse(status, headers, b"" if is_head else encoded.body or b"")
 
 
 def _text(part: bytes) -> str:

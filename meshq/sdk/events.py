@@ -9,6 +9,10 @@ from meshq.core.http import HttpResponse, header
 from meshq.sdk.bodies import encode
 from meshq.sdk.problem import Problem
 
+BATCH = 500
+"""Events of one request."""
+MOST_BYTES = 2**20
+"""Bytes of one request: well below what a sidecar takes (MESHQ_MAX_BODY, 4 MiB unless it is set)."""
 _JSON = "application/json"
 
 
@@ -24,14 +28,42 @@ class Published(NamedTuple):
 
     @classmethod
     def of(cls, response: HttpResponse) -> "Published":
+        """What the sidecar answered to one event that it took."""
         ident = header(response.headers, b"meshq-message-id") or b""
         return cls(ident.decode(), False if header(response.headers, b"meshq-subscribers") == b"0" else None)
 
 
-def as_batch(items: Iterable[Any], key: Callable[[Any], str] | None, id: Callable[[Any], str] | None) -> bytes:
-    """`application/cloudevents-batch+json`: the attributes that are not given the sidecar fills in. Raises TypeError, as
-    bodies.encode."""
-    return b"[%b]" % b",".join([_member(item, key, id) for item in items])
+class Batch(NamedTuple):
+    """Several events in one request."""
+
+    size: int
+    body: bytes
+    """`application/cloudevents-batch+json`; attributes that are not given the sidecar fills in."""
+
+
+def batches(
+    items: Iterable[Any], key: Callable[[Any], str] | None, id: Callable[[Any], str] | None, most: int = MOST_BYTES
+) -> list[Batch]:
+    """In their order, each of at most BATCH events and, unless one alone is more, of `most` bytes. Raises TypeError, as bodies.encode.
+
+    >>> [batch.body for batch in batches([{"n": 1}], lambda item: "k", None)]
+    [b'[{"specversion": "1.0", "partitionkey": "k","data":{"n":1}}]']
+    """
+    found: list[Batch] = []
+    members: list[bytes] = []
+    size = 0
+    for item in items:
+        member = _member(item, key, id)
+        if members and (len(members) == BATCH or size + len(member) > most):
+            found.append(_batch(members))
+            members, size = [], 0
+        members.append(member)
+        size += len(member)
+    return [*found, _batch(members)] if members else found
+
+
+def _batch(members: list[bytes]) -> Batch:
+    return Batch(len(members), b"[%b]" % b",".join(members))
 
 
 def _member(item: Any, key: Callable[[Any], str] | None, id: Callable[[Any], str] | None) -> bytes:

@@ -129,10 +129,15 @@ def read(function: Function, path: Template | None) -> Handler:
 
 def _types(function: Function, name: str) -> dict[str, Any]:
     try:
-        types = get_type_hints(function, include_extras=True)
+        types = get_type_hints(_annotated(function), include_extras=True)
     except NameError as error:
         raise TypeError(f"{name}: {error}: its annotations must be importable where it is defined") from error
     return {key: None if value is NoneType else value for key, value in types.items()}
+
+
+def _annotated(function: Function) -> Any:
+    """Where the annotations are: of an object that can be called, at the class."""
+    return function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
 
 
 def _is_plain(wanted: Any) -> bool:

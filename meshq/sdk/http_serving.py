@@ -8,13 +8,13 @@ from typing import Any
 import h11
 
 from meshq.core.http import Headers, HttpRequest, HttpResponse
+from meshq.sdk.bodies import MAX_BODY
 
 logger = logging.getLogger(__name__)
 
 Respond = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
 CHUNK = 64 * 1024
-MAX_BODY = 16 * 2**20
 MAX_FIELD_BYTES = 128 * 1024
 IDLE = 75.0
 """Seconds until an idle connection is closed; the sidecar keeps them for a shorter time."""
@@ -40,6 +40,7 @@ class HttpServing:
             self._server.close()
         busy = [task for task in self._connections if not getattr(task, "idle", False)]
         if busy:
+            logger.info("%d requests finish", len(busy))
             await asyncio.wait(busy, timeout=timeout)
         for task in list(self._connections):
             task.cancel()

@@ -108,17 +108,19 @@ class _Connection:
 
     @property
     def reusable(self) -> bool:
-        return self._http.our_state is h11.IDLE and self._http.their_state is h11.IDLE
+        is_sent = self._writer.transport.get_write_buffer_size() == 0
+        return is_sent and self._http.our_state is h11.IDLE and self._http.their_state is h11.IDLE
 
     def fresh(self, now: float) -> bool:
-        return not self._reader.at_eof() and (not self._used or now - self._used < IDLE_MOST)
+        if self._writer.transport.is_closing() or self._reader.at_eof():
+            return False
+        return not self._used or now - self._used < IDLE_MOST
 
     async def ask(self, request: HttpRequest) -> HttpResponse:
         """Raises NotSent, Problem."""
         try:
             self._writer.write(self._written(request))
-            await self._writer.drain()
-            return await self._read(request)
+            return await self._read()  # while it is being sent: one that is too large is answered before its end
         except h11.LocalProtocolError as error:
             raise ValueError(f"the request cannot be sent: {error}") from error
         except (OSError, EOFError, h11.RemoteProtocolError) as error:
@@ -138,7 +140,7 @@ class _Connection:
         parts.append(self._http.send(h11.EndOfMessage()))
         return b"".join(part for part in parts if part)
 
-    async def _read(self, request: HttpRequest) -> HttpResponse:
+    async def _read(self) -> HttpResponse:
         status, headers, body = 0, [], bytearray()
         while True:
             event: Any = self._http.next_event()

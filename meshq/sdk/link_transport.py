@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from meshq.core import link
 from meshq.core.http import Failed, Failure, HttpRequest, HttpResponse
+from meshq.core.link import PATH, PROTOCOL
 from meshq.linking import Done, Link, LinkExchange
 from meshq.sdk.problem import Problem
 from meshq.sdk.reach import Reach
@@ -36,27 +36,40 @@ class LinkWay:
         self._link: Link | None = None
 
     async def open(self) -> None:
+        """Returns once the sidecar said HELLO. Raises OSError, NoLink."""
         loop = asyncio.get_running_loop()
-        opened = loop.create_future()
+        opened: asyncio.Future[None] = loop.create_future()
         try:
             async with asyncio.timeout(OPEN_WITHIN):
-                make = partial(_Opening, self._make, self._reach, opened)
+                make = partial(_Opening, partial(self._make, opened), self._reach, opened)
                 transport, _ = await loop.create_connection(make, self._reach.host, self._reach.port)
                 try:
-                    self._link = await opened
+                    await opened
                 except BaseException:
                     transport.abort()
                     raise
         except TimeoutError:
             raise OSError(f"no answer within {OPEN_WITHIN:g} s") from None
 
-    def _make(self) -> Link:
-        serves = self._handle is not None
-        return Link(self._handle or _takes_nothing, serves=serves, granted=GRANTED, on_end=self._ended)
+    def _make(self, opened: "asyncio.Future[None]") -> Link:
+        return Link(
+            self._handle or _takes_nothing,
+            serves=self._handle is not None,
+            granted=GRANTED,
+            on_hello=partial(self._greeted, opened),
+            on_end=partial(self._ended, opened),
+        )
 
-    def _ended(self, ended: Link) -> None:
+    def _greeted(self, opened: "asyncio.Future[None]", link: Link) -> None:
+        if not opened.done():  # else nobody waits for it any more, and it is aborted
+            self._link = link
+            opened.set_result(None)
+
+    def _ended(self, opened: "asyncio.Future[None]", ended: Link) -> None:
         if ended is self._link:
             self._on_end()
+        elif not opened.done():
+            opened.set_exception(OSError("the connection was closed before the sidecar said HELLO"))
 
     @property
     def usable(self) -> bool:
@@ -109,7 +122,7 @@ class LinkWay:
 class _Opening(asyncio.Protocol):
     """Asks for the upgrade, reads the answer, and hands the connection to the link."""
 
-    def __init__(self, make: Callable[[], Link], reach: Reach, opened: "asyncio.Future[Link]") -> None:
+    def __init__(self, make: Callable[[], Link], reach: Reach, opened: "asyncio.Future[None]") -> None:
         self._make = make
         self._reach = reach
         self._opened = opened
@@ -120,8 +133,8 @@ class _Opening(asyncio.Protocol):
         transport = self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         token = f"Meshq-Token: {self._reach.token}\r\n" if self._reach.token else ""
         transport.write(
-            f"GET {link.PATH.decode()} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
-            f"Upgrade: {link.PROTOCOL}\r\n{token}\r\n".encode()
+            f"GET {PATH.decode()} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+            f"Upgrade: {PROTOCOL}\r\n{token}\r\n".encode()
         )
 
     def data_received(self, data: bytes) -> None:
@@ -137,12 +150,11 @@ class _Opening(asyncio.Protocol):
             return
         if self._opened.done():  # nobody waits for it any more
             return
-        opened = self._make()
-        self._transport.set_protocol(opened)
-        opened.connection_made(self._transport)
-        self._opened.set_result(opened)
+        link = self._make()
+        self._transport.set_protocol(link)
+        link.connection_made(self._transport)
         if rest:
-            opened.data_received(rest)
+            link.data_received(rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(OSError(f"the connection was closed: {exc or 'without a word'}"))
@@ -156,7 +168,7 @@ def _refusal(status: bytes, body: bytes) -> Exception:
     """A sidecar that is starting or full is asked again; one that knows of no link, or forbids it, is spoken to over HTTP."""
     if status.startswith(b"5"):
         return OSError(f"it answered {status.decode('latin-1')}")
-    return NoLink(f"it answered {status.decode('latin-1')} to {link.PROTOCOL}: {body[:200].decode('utf-8', 'replace')}")
+    return NoLink(f"it answered {status.decode('latin-1')} to {PROTOCOL}: {body[:200].decode('utf-8', 'replace')}")
 
 
 def _resolve(answer: "asyncio.Future[HttpResponse | Failed]", outcome: HttpResponse | Failed) -> None:

@@ -3,19 +3,23 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self, TypeVar, overload
-from weakref import WeakKeyDictionary
 
+from meshq.core.cloudevents import percent_encoded
+from meshq.core.errors import Code
 from meshq.core.http import Headers, HttpRequest, HttpResponse, header
-from meshq.core.message import MAX_KEY
+from meshq.core.names import check_service
 from meshq.sdk import reach as reaching
-from meshq.sdk.bodies import Encoded, Invalid, decode, encode
+from meshq.sdk.bodies import Encoded, decode, encode
 from meshq.sdk.context import current
-from meshq.sdk.events import Published, as_batch, fates
+from meshq.sdk.events import Published, batches, fates
 from meshq.sdk.inherited import forget
-from meshq.sdk.operation import REPEATABLE, Operation, parse
+from meshq.sdk.operation import REPEATABLE, parse
+from meshq.sdk.outgoing import checked, duration, field, fields, segment
 from meshq.sdk.problem import Problem, of_response
+from meshq.sdk.reply import as_answer
 from meshq.sdk.retrying import Retry, retrying
 from meshq.sdk.ticket import Ticket
 from meshq.sdk.transport import Handle, Transport
@@ -23,7 +27,6 @@ from meshq.sdk.views import ServiceView, view_of
 
 T = TypeVar("T")
 
-BAD_ANSWER = 502
 GRACE = 5.0
 """Seconds that the sidecar has, beyond a call's own timeout, to say that it ran out."""
 LONGEST = 900.0
@@ -33,15 +36,15 @@ OWN = 15.0
 WATCH = 30.0
 """Seconds that one look of `watch` waits for a change."""
 AGAIN = 0.5
-BATCH = 500
-"""Events of one request of `publish_many`."""
+"""Seconds until a look of `watch` that failed is taken again."""
 
 
 class Mesh:
     """The mesh, through the sidecar beside this app.
 
     It connects when it is first used, over the sidecar's link if it offers one and over HTTP otherwise, and waits for a sidecar that is
-    not there yet. Safe to share between tasks; used from several event loops, or after a fork, each gets connections of its own.
+    not there yet. Safe to share between tasks; used from several event loops, or after a fork, each gets connections of its own. They
+    are closed by `close`, or with the event loop.
 
     Args:
         url: where the sidecar is; default: MESHQ_URL, else http://127.0.0.1:3600.
@@ -71,9 +74,8 @@ class Mesh:
         self._handle: Handle | None = None
         self._on_lost: Callable[[], None] = _nothing
         self._pid = os.getpid()
-        self._transports: WeakKeyDictionary[asyncio.AbstractEventLoop, Transport] = WeakKeyDictionary()
-        token_field = (b"Meshq-Token", self._reach.token.encode())
-        self._always: Headers = [token_field] if self._reach.token else []
+        self._transports: dict[asyncio.AbstractEventLoop, Transport] = {}
+        self._always: Headers = [field("Meshq-Token", self._reach.token)] if self._reach.token else []
 
     @property
     def url(self) -> str:
@@ -108,14 +110,16 @@ class Mesh:
         loop = asyncio.get_running_loop()
         found = self._own.get(loop)
         if found is None:
+            for ended in [each for each in self._transports if each.is_closed()]:
+                del self._transports[ended]
             found = self._transports[loop] = Transport(self._reach, self._new_link, self._new_http, self._wants_link)
         return found
 
     @property
-    def _own(self) -> "WeakKeyDictionary[asyncio.AbstractEventLoop, Transport]":
+    def _own(self) -> dict[asyncio.AbstractEventLoop, Transport]:
         if self._pid != os.getpid():  # forked: those connections are the parent's
             forget(self._transports)
-            self._transports, self._pid = WeakKeyDictionary(), os.getpid()
+            self._transports, self._pid = {}, os.getpid()
         return self._transports
 
     def _new_link(self) -> Any:
@@ -193,9 +197,10 @@ class Mesh:
             address: `orders`, `orders@2`, `orders@^2.1`.
             operation: `POST /create`; without a method GET.
             body: a pydantic model, a dataclass, whatever JSON has, bytes or str.
-            returns: what the answer is to be: a model, a dataclass, `list[Order]`, bytes, str, None; default: what its content type
-                says (JSON and msgpack as values, text as str, else bytes).
-            timeout: seconds to wait; default: the route policy's, else 30. In a handler also bounded by the deadline of what it handles.
+            returns: what the answer is to be: a model, a dataclass, `list[Order]`, bytes, str, None, `Reply` for its status and fields as
+                well; default: what its content type says (JSON and msgpack as values, text as str, else bytes).
+            timeout: seconds to wait, for a sidecar that does not answer yet as well; default: the route policy's, else 30. In a handler
+                also bounded by the deadline of what it handles.
             deadline: Unix seconds after which it must not start.
             key: ordering key; the service must be ordered.
             idempotency_key: the same key to the same operation is handled once, and answered with the first answer. In a handler of a
@@ -209,48 +214,34 @@ class Mesh:
             The answer's body, as `returns`.
 
         Raises:
-            Problem: an answer of 400 or more, by the app or (`by_mesh`) by the mesh; an answer that is not `returns` (`invalid`).
+            Problem: an answer of 400 or more, by the app or (`by_mesh`) by the mesh; an answer that is not `returns` (`invalid`);
+                `bad-gateway` where the sidecar went away before it answered, so that nobody knows what became of it.
             TypeError, ValueError: an argument is malformed, or the body has no form in its content type.
-        """
-        ask = partial(
-            self._call,
-            address,
-            parse(operation),
-            encode(body, content_type),
-            timeout,
-            deadline,
-            key,
-            idempotency_key,
-            priority,
-            headers,
-        )
-        if retry is not None:
-            within = timeout if retry.within is None else retry.within
-            response = await retrying(ask, Retry(retry.attempts, within, retry.first, retry.most))
-        else:
-            response = await ask()
-        return _answer(response, returns)
 
-    async def _call(
-        self,
-        address: str,
-        operation: Operation,
-        encoded: Encoded,
-        timeout: float | None,
-        deadline: float | None,
-        key: str | None,
-        idempotency_key: str | None,
-        priority: str | None,
-        headers: Mapping[str, str] | None,
-    ) -> HttpResponse:
-        fields = self._fields(encoded, headers, key, priority, deadline)
-        if timeout is not None:
-            fields.append((b"Meshq-Timeout", _duration(timeout)))
-        request = self._to_service(address, operation, encoded, fields, idempotency_key, waited=True)
-        response = await self.transport.ask(request, LONGEST if timeout is None else timeout + GRACE)
-        if (problem := of_response(response)) is not None:
-            raise problem
-        return response
+        Example::
+
+            receipt = await mesh.call("orders@^2", "POST /create", order, returns=Receipt, timeout=2)
+        """
+        encoded = encode(body, content_type)
+        given = fields(encoded, headers, key, priority, deadline)
+        request = self._to_service(address, operation, encoded, given, idempotency_key, waited=True)
+        ask = partial(self._ask, request, _until(timeout))
+        if retry is None:
+            response = await ask()
+        else:
+            response = await retrying(ask, retry if retry.within is not None else replace(retry, within=timeout))
+        return as_answer(response, returns, is_head=request.method == b"HEAD")
+
+    async def _ask(self, request: HttpRequest, until: float | None) -> HttpResponse:
+        """A waited call, once; `until` is of the event loop's clock."""
+        if until is None:
+            return await self._good_answer(request, LONGEST)
+        now = asyncio.get_running_loop().time
+        if self.transport.way is None:
+            await self.transport.open(until - now())
+        left = max(0.001, until - now())
+        timed = request._replace(headers=[*request.headers, (b"Meshq-Timeout", duration(left))])
+        return await self._good_answer(timed, left + GRACE)
 
     # --- durable calls --------------------------------------------------------------------------------------------------------
 
@@ -279,17 +270,19 @@ class Mesh:
             returns: what `Ticket.result` gives.
 
         Raises:
-            Problem: it was not accepted.
+            Problem: it was not accepted; `bad-gateway`: nobody knows whether it was.
             TypeError, ValueError: as `call`.
+
+        Example::
+
+            ticket = await mesh.send("orders", "POST /create", order, idempotency_key="o-1", returns=Receipt)
         """
-        encoded, parsed = encode(body, content_type), parse(operation)
-        fields = [*self._fields(encoded, headers, key, priority, deadline), (b"Prefer", b"respond-async")]
-        if delay is not None:
-            fields.append((b"Meshq-Delay", _duration(delay)))
+        encoded = encode(body, content_type)
+        given = [*fields(encoded, headers, key, priority, deadline, delay), (b"Prefer", b"respond-async")]
         if callback is not None:
-            fields.append((b"Meshq-Callback", callback.encode()))
-        request = self._to_service(address, parsed, encoded, fields, idempotency_key, waited=False)
-        response = await self._own_answer(request)
+            given.append(field("Meshq-Callback", callback))
+        request = self._to_service(address, operation, encoded, given, idempotency_key, waited=False)
+        response = await self._good_answer(request)
         ident = header(response.headers, b"meshq-message-id") or b""
         return Ticket(ident.decode(), self, returns)
 
@@ -323,23 +316,23 @@ class Mesh:
             data: as the body of `call`.
             key: ordering key, for subscribers in `ordered` mode.
             id, type, source, subject: CloudEvents attributes; what is not given the sidecar fills in.
-            idempotency_key: each subscriber handles events with the same key once.
+            idempotency_key: each subscriber handles events with the same key once. In a handler of a message that may be repeated it has
+                one by itself.
             delay, deadline, priority, headers, content_type: as of `send`.
 
         Raises:
-            Problem: it was not accepted.
+            Problem: it was not accepted; `bad-gateway`: nobody knows whether it was.
             TypeError, ValueError: as `call`.
+
+        Example::
+
+            await mesh.publish("payments.settled@1", settled, key=settled.customer)
         """
         encoded = encode(data, content_type)
-        fields = self._fields(encoded, headers, key, priority, deadline)
-        given = {b"ce-id": id, b"ce-type": type, b"ce-source": source, b"ce-subject": subject}
-        fields += [(name, value.encode()) for name, value in given.items() if value is not None]
-        if idempotency_key is not None:
-            fields.append((b"Idempotency-Key", idempotency_key.encode()))
-        if delay is not None:
-            fields.append((b"Meshq-Delay", _duration(delay)))
-        request = self._request(b"POST", b"/v1/publish/" + event.encode(), fields, encoded.body, waited=False)
-        return Published.of(await self._own_answer(request))
+        given = fields(encoded, headers, key, priority, deadline, delay)
+        attributes = {"ce-id": id, "ce-type": type, "ce-source": source, "ce-subject": subject}
+        given += [field(name, percent_encoded(value)) for name, value in attributes.items() if value is not None]
+        return Published.of(await self._good_answer(self._event(event, given, encoded.body, idempotency_key)))
 
     async def publish_many(
         self,
@@ -350,7 +343,8 @@ class Mesh:
         id: Callable[[Any], str] | None = None,
         partial: bool = False,
     ) -> list[Published]:
-        """Publish many events of one name, in their order, many at a time.
+        """Publish many events of one name, in their order, many at a time. In a handler of a message that may be repeated, each
+        subscriber handles each of them once.
 
         Args:
             event: as of `publish`.
@@ -363,51 +357,74 @@ class Mesh:
 
         Raises:
             Problem: of the first that was refused, unless `partial`; its `fields["published"]` has how many were accepted.
+            TypeError: the data of one has no form in JSON; none was published.
+
+        Example::
+
+            await mesh.publish_many("payments.settled@1", events, key=lambda event: event.customer)
         """
         found: list[Published] = []
-        items = list(events)
-        for at in range(0, len(items), BATCH):
-            body = as_batch(items[at : at + BATCH], key, id)
-            fields = [(b"Content-Type", b"application/cloudevents-batch+json")]
-            request = self._request(b"POST", b"/v1/publish/" + event.encode(), fields, body, waited=False)
-            response = await self.transport.ask(request, LONGEST)
-            told = fates(response)
-            if told is None:
-                problem = of_response(response)
-                raise problem if problem is not None else _unexpected(response)
-            found += told
+        away: Problem | None = None
+        for batch in batches(events, key, id):
+            if away is None:
+                try:
+                    found += await self._publish_batch(event, batch.body)
+                    continue
+                except Problem as problem:
+                    away = problem  # what follows is not sent: it would overtake
+            found += [Published("", None, away)] * batch.size
         refused = next((each.problem for each in found if each.problem is not None), None)
         if refused is not None and not partial:
             refused.fields["published"] = sum(each.problem is None for each in found)
             raise refused
         return found
 
+    async def _publish_batch(self, event: str, body: bytes) -> list[Published]:
+        """Raises Problem where none has a fate of its own."""
+        given: Headers = [(b"Content-Type", b"application/cloudevents-batch+json")]
+        response = await self.transport.ask(self._event(event, given, body, None), LONGEST)
+        told = fates(response)
+        if told is None:
+            raise of_response(response) or _unexpected(response)
+        return told
+
     # --- who is there ---------------------------------------------------------------------------------------------------------
 
     async def services(self) -> list[ServiceView]:
-        """Every service of the mesh, as the sidecar last saw it."""
-        response = await self._own_answer(self._request(b"GET", b"/v1/services", [], None, waited=False))
+        """Every service of the mesh, as the sidecar last saw it. Raises Problem."""
+        response = await self._good_answer(self._request(b"GET", b"/v1/services", [], None, waited=False))
         return [view_of(each, response) for each in decode(response.body, "application/json", list)]
 
     async def service(self, name: str) -> ServiceView:
-        """Raises Problem `unknown-service`."""
-        return await self._look(name, b"")
+        """One service, as the sidecar last saw it.
+
+        Raises:
+            Problem: `unknown-service`.
+            ValueError: the name can be no service's.
+        """
+        return await self._look(check_service(name), b"")
 
     async def watch(self, service: str) -> AsyncGenerator[ServiceView, None]:
         """The service as it is now, and again whenever it is another; a service that is not known yet is waited for, and while the
         sidecar or the registry is away nothing comes. Ends with the loop over it.
 
-        Example:
+        Raises:
+            Problem: the sidecar answers what will not be otherwise.
+            ValueError: the name can be no service's.
+
+        Example::
+
             async for orders in mesh.watch("orders"):
                 print(orders.ready)
         """
+        check_service(service)
         last: ServiceView | None = None
         while True:
             query = b"" if last is None else b"?wait=%ds&index=%d" % (WATCH, last.index)
             try:
                 found = await self._look(service, query)
             except Problem as problem:
-                if not problem.by_mesh:
+                if problem.status < 500 and problem.code not in _NOT_YET:
                     raise
                 await asyncio.sleep(problem.retry_after or AGAIN)
                 continue
@@ -416,33 +433,33 @@ class Mesh:
             last = found
 
     async def _look(self, name: str, query: bytes) -> ServiceView:
-        request = self._request(b"GET", b"/v1/services/" + name.encode() + query, [], None, waited=False)
-        response = await self.transport.ask(request, WATCH + OWN)
-        if (problem := of_response(response)) is not None:
-            raise problem
+        request = self._request(b"GET", b"/v1/services/" + segment(name) + query, [], None, waited=False)
+        response = await self._good_answer(request, WATCH + OWN)
         return view_of(decode(response.body, "application/json", dict), response)
 
     # --- this instance --------------------------------------------------------------------------------------------------------
 
     async def self(self) -> dict[str, Any]:
-        """What `GET /v1/self` says of this instance: its state, capacity, checks."""
+        """What `GET /v1/self` says of this instance: its state, capacity, checks. Raises Problem."""
         return await self._api("GET", "")
 
     async def describe(self, *, metadata: Mapping[str, str] | None = None, capacity: int | None = None) -> None:
-        """Say more of this instance, or how much it is to be given at once (at most MESHQ_APP_CONCURRENCY; 0: nothing)."""
+        """Say more of this instance, or how much it is to be given at once (at most MESHQ_APP_CONCURRENCY; 0: nothing).
+        Raises Problem."""
         said: dict[str, Any] = {} if metadata is None else {"metadata": dict(metadata)}
         await self._api("PATCH", "", said if capacity is None else {**said, "capacity": capacity})
 
     async def pause(self, reason: str = "", *, seconds: float | None = None) -> None:
-        """Be given nothing, for so long or until `resume`; what is at the app goes on."""
-        said = {"reason": reason} if seconds is None else {"reason": reason, "for": _duration(seconds).decode()}
+        """Be given nothing, for so long or until `resume`; what is at the app goes on. Raises Problem."""
+        said = {"reason": reason} if seconds is None else {"reason": reason, "for": duration(seconds).decode()}
         await self._api("POST", "/pause", said)
 
     async def resume(self) -> None:
+        """Be given messages again. Raises Problem."""
         await self._api("POST", "/resume")
 
     async def drain(self) -> None:
-        """Be given nothing any more, for the rest of the sidecar's process: before the pod stops."""
+        """Be given nothing any more, for the rest of the sidecar's process: before the pod stops. Raises Problem."""
         await self._api("POST", "/drain")
 
     async def _api(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
@@ -452,108 +469,81 @@ class Mesh:
     async def ask(self, method: str, path: str, body: Any = None) -> Any:
         """The sidecar's own API, `/v1/...`; what changes it is allowed. Returns the decoded answer. Raises Problem."""
         encoded = encode(body)
-        fields = self._fields(encoded, None, None, None, None)
-        fields.append((b"Meshq-Api", b"1"))
-        response = await self._own_answer(
-            self._request(method.encode(), path.encode(), fields, encoded.body, waited=False)
-        )
-        return _answer(response, Any)
+        given = [*fields(encoded, None, None, None, None), (b"Meshq-Api", b"1")]
+        request = self._request(method.encode(), path.encode(), given, encoded.body, waited=False)
+        return as_answer(await self._good_answer(request), Any)
 
     async def look(self, path: str) -> HttpResponse:
         """A GET of the sidecar's own API, whatever it answers. Raises Problem where nothing answers."""
         return await self.transport.ask(self._request(b"GET", path.encode(), [], None, waited=False), OWN)
 
-    async def _own_answer(self, request: HttpRequest) -> HttpResponse:
-        response = await self.transport.ask(request, OWN)
+    async def _good_answer(self, request: HttpRequest, timeout: float = OWN) -> HttpResponse:
+        """Raises Problem for one of 400 or more."""
+        response = await self.transport.ask(request, timeout)
         if (problem := of_response(response)) is not None:
             raise problem
         return response
 
     # --- requests -------------------------------------------------------------------------------------------------------------
 
-    def _fields(
-        self,
-        encoded: Encoded,
-        headers: Mapping[str, str] | None,
-        key: str | None,
-        priority: str | None,
-        deadline: float | None,
-    ) -> Headers:
-        fields: Headers = []
-        if headers:
-            fields += [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
-        if encoded.content_type:
-            fields.append((b"Content-Type", encoded.content_type.encode()))
-        if key is not None:
-            fields.append((b"Meshq-Key", _key(key)))
-        if priority is not None:
-            fields.append((b"Meshq-Priority", priority.encode()))
-        if deadline is not None:
-            fields.append((b"Meshq-Deadline", b"%d" % (deadline * 1000)))
-        return fields
-
     def _to_service(
         self,
         address: str,
-        operation: Operation,
+        operation: str,
         encoded: Encoded,
-        fields: Headers,
+        given: Headers,
         idempotency_key: str | None,
         *,
         waited: bool,
     ) -> HttpRequest:
-        context = current()
-        if idempotency_key is None and context is not None and context.repeated and operation.method not in REPEATABLE:
-            idempotency_key = context.nested_key(f"{address} {operation.method} {operation.path}", encoded.body)
+        method, path = parse(operation)
+        if idempotency_key is None and method not in REPEATABLE:
+            idempotency_key = _nested_key(f"{address} {method} {path}", encoded.body)
         if idempotency_key is not None:
-            fields.append((b"Idempotency-Key", idempotency_key.encode()))
-        target = b"/v1/call/" + _segment(address) + operation.path.encode()
-        return self._request(operation.method.encode(), target, fields, encoded.body, waited=waited)
+            given.append(field("Idempotency-Key", idempotency_key))
+        target = b"/v1/call/" + segment(address) + path.encode()
+        return self._request(method.encode(), target, given, encoded.body, waited=waited)
+
+    def _event(self, event: str, given: Headers, body: bytes | None, idempotency_key: str | None) -> HttpRequest:
+        if idempotency_key is None:
+            idempotency_key = _nested_key(f"publish {event}", body)
+        if idempotency_key is not None:
+            given.append(field("Idempotency-Key", idempotency_key))
+        return self._request(b"POST", b"/v1/publish/" + segment(event), given, body, waited=False)
 
     def _request(
-        self, method: bytes, target: bytes, fields: Headers, body: bytes | None, *, waited: bool
+        self, method: bytes, target: bytes, given: Headers, body: bytes | None, *, waited: bool
     ) -> HttpRequest:
+        """Raises Problem `too-large`, ValueError."""
         context = current()
         if context is not None:
-            given = {name.lower() for name, _ in fields}
-            fields = fields + [field for field in context.inherited(waited=waited) if field[0].lower() not in given]
-        return HttpRequest(method, target, self._always + fields, body)
+            names = {name.lower() for name, _ in given}
+            given = given + [each for each in context.inherited(waited=waited) if each[0].lower() not in names]
+        return checked(HttpRequest(method, target, self._always + given, body))
 
 
-def _answer(response: HttpResponse, returns: Any) -> Any:
-    content_type = (header(response.headers, b"content-type") or b"").decode("latin-1")
-    body = response.body if response.body or content_type else None
-    try:
-        return decode(body, content_type, returns)
-    except Invalid as invalid:
-        why = invalid.problem
-        raise Problem(
-            why.code, f"the answer: {why.detail}", status=BAD_ANSWER, retryable=False, fields=why.fields
-        ) from None
+def _nested_key(what: str, body: bytes | None) -> str | None:
+    """The idempotency key of what is asked in a handler of a message that may be repeated."""
+    context = current()
+    return context.nested_key(what, body) if context is not None and context.repeated else None
+
+
+def _until(timeout: float | None) -> float | None:
+    """Of the event loop's clock. Raises ValueError."""
+    if timeout is None:
+        return None
+    if not timeout > 0:
+        raise ValueError(f"a timeout of {timeout} s: nobody can answer in that")
+    return asyncio.get_running_loop().time() + timeout
 
 
 def _unexpected(response: HttpResponse) -> Problem:
     return Problem("bad-gateway", f"the sidecar answered {response.status} to a batch", by_mesh=True)
 
 
-def _segment(address: str) -> bytes:
-    """`orders@>=2.1,<3` as one segment of a path; whether it is an address the sidecar says."""
-    from urllib.parse import quote
-
-    return quote(address, safe="@^~,=.-").encode()
-
-
-def _duration(seconds: float) -> bytes:
-    if not 0 <= seconds < 10**9:
-        raise ValueError(f"{seconds} is not a number of seconds")
-    return b"%dms" % round(seconds * 1000)
-
-
-def _key(key: str) -> bytes:
-    if not key or len(key) > MAX_KEY:
-        raise ValueError(f"an ordering key has 1 to {MAX_KEY} characters")
-    return key.encode()
-
-
 def _nothing() -> None:
     """Nobody serves."""
+
+
+_NOT_YET = frozenset({Code.UNKNOWN_SERVICE.value, Code.OVERLOADED.value})
+"""What becomes otherwise without anybody doing anything about it."""

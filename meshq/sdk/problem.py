@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 from meshq.core.errors import PROBLEM_TYPE, TABLE, Code
@@ -33,6 +34,12 @@ class Problem(Exception):
         fields: further members, for machines; JSON.
         by_mesh: the mesh says so, not an app.
 
+    Raises:
+        ValueError: the status is below 400, or `retry_after` is not a number of seconds.
+
+    Raised in a handler of a durable message, the status decides what becomes of that: 408, 425, 429 and from 500 on it is tried again,
+    otherwise it is a dead letter at once.
+
     Example:
         >>> problem = Problem("sold-out", "no tea is left", status=409)
         >>> problem.status, problem.retryable
@@ -61,6 +68,10 @@ class Problem(Exception):
         if retryable is None:
             retryable = known.retryable if known else self.status in _RETRYABLE_STATUS
         self.retryable = retryable
+        if not 400 <= self.status <= 999:
+            raise ValueError(f"{self.status} is not the status of a problem: that is 400 or more")
+        if retry_after is not None and not 0 <= retry_after < 10**9:
+            raise ValueError(f"{retry_after} is not a number of seconds")
         self.retry_after = retry_after
         self.fields = dict(fields or {})
         self.by_mesh = by_mesh
@@ -81,18 +92,18 @@ class Problem(Exception):
         """The `application/problem+json` answer (RFC 9457) of an app that says so; `Meshq-Error` is for the mesh alone."""
         title = _BY_TABLE[self.code].title if self.code in _BY_TABLE else self.code.replace("-", " ").capitalize()
         body = {
+            **self.fields,
             "type": f"{PROBLEM_TYPE}{self.code}",
             "title": title,
             "status": self.status,
             "detail": self.detail,
             "code": self.code,
             "retryable": self.retryable,
-            **self.fields,
         }
         headers = [_PROBLEM_JSON]
         if self.retry_after is not None:
-            headers.append((b"Retry-After", b"%d" % max(0, -(-self.retry_after // 1))))
-        return HttpResponse(self.status, headers, json.dumps(body, ensure_ascii=False, default=str).encode())
+            headers.append((b"Retry-After", b"%d" % ceil(self.retry_after)))
+        return HttpResponse(self.status, headers, json.dumps(body, default=str, skipkeys=True).encode())
 
 
 _MEMBERS = frozenset({"type", "title", "status", "detail", "code", "retryable", "instance"})
@@ -118,8 +129,14 @@ def of_response(response: HttpResponse) -> Problem | None:
 
 
 def no_sidecar(url: str, waited: float, why: object) -> Problem:
+    """Nothing answers where the sidecar should be."""
     detail = f"no sidecar answers at {url} after {waited:g} s ({why}): start it, or set MESHQ_URL to where it listens"
     return Problem(Code.UNAVAILABLE.value, detail, by_mesh=True)
+
+
+def closed() -> Problem:
+    """Whoever waits for something of a Mesh that is closed meanwhile."""
+    return Problem(Code.UNAVAILABLE.value, "this Mesh was closed meanwhile", retryable=False, by_mesh=True)
 
 
 def _rebuilt(code: str, detail: str, *more: Any) -> Problem:

@@ -48,4 +48,6 @@ def read(
             health_timeout = parse_duration_ms(environment.get("MESHQ_HEALTH_TIMEOUT") or USUAL_HEALTH_TIMEOUT) / 1000
         except ValueError as error:
             raise ValueError(f"MESHQ_HEALTH_TIMEOUT: {error}") from None
+    if not 0 < health_timeout < 10**9:
+        raise ValueError(f"MESHQ_HEALTH_TIMEOUT: {health_timeout:g} is not a number of seconds above 0")
     return Reach(where.hostname, port, environment.get("MESHQ_TOKEN", "") if token is None else token, health_timeout)

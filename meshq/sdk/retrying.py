@@ -29,9 +29,11 @@ class Retry:
     attempts: int = 3
     """In all."""
     within: float | None = None
-    """Seconds for all of them together. None: until the call's own timeout, or the deadline of what is handled here."""
+    """Seconds after which no further one begins. None: the call's own timeout, or the deadline of what is handled here."""
     first: float = 0.1
+    """Seconds."""
     most: float = 5.0
+    """Seconds."""
 
     def pause(self, attempt: int, problem: Problem, left: float | None, random: Callable[[], float]) -> float | None:
         """Seconds to wait after the failed `attempt` (from 1); None: give up. `left` is the time there still is, in seconds."""

@@ -1,10 +1,12 @@
 """Being called: handlers of requests and events, and how they are served."""
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from meshq.core.events import EventAddress, parse_event
 from meshq.core.http import HttpRequest, HttpResponse
@@ -15,7 +17,12 @@ from meshq.sdk.dispatch import Dispatcher, Route
 from meshq.sdk.handlers import Function, Handler, read
 from meshq.sdk.mesh import Mesh
 from meshq.sdk.operation import Template
+from meshq.sdk.problem import Problem
 from meshq.sdk.upgrades import Upgrade, chain
+
+if TYPE_CHECKING:
+    from meshq.sdk.asgi import Asgi
+    from meshq.sdk.wsgi import Wsgi
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +31,8 @@ Lifespan = Callable[[], AbstractAsyncContextManager[object]]
 
 EVENTS_PATH = "/.meshq/on/"
 """Under which the sidecar hands events over; the rest of the path is the subscription's name."""
+AGAIN = 0.5
+"""Seconds until a subscription that could not be made now is tried again."""
 
 
 class On(NamedTuple):
@@ -82,7 +91,7 @@ class Service:
         self._upgrades: list[Upgrade] = []
         self._dispatcher = Dispatcher(self.mesh)
         self._prepared = False
-        """The dispatcher knows of the events; not before all upgrades are there."""
+        """The dispatcher knows of the events and the documents; not before everything is there."""
 
     def __repr__(self) -> str:
         return f"<Service {self.name} {self.version}, {len(self._routes)} routes, {len(self._ons)} events>"
@@ -118,7 +127,7 @@ class Service:
         Raises:
             TypeError, ValueError: a parameter has no place in the request; the path is malformed, or handled already.
         """
-        template = Template(path)
+        template, method = Template(path), method.upper()
 
         def add(function: F) -> F:
             if any(each.method == method and each.path.text == path for each in self._routes):
@@ -126,6 +135,7 @@ class Service:
             route = Route(method, template, read(function, template))
             self._routes.append(route)
             self._dispatcher.add(route)
+            self._prepared = False
             return function
 
         return add
@@ -168,9 +178,15 @@ class Service:
         return add
 
     def upgrade(self, event: str, old: int, new: int) -> Callable[[F], F]:
-        """Make of an event of major `old` one of major `new`, so that old ones reach the handler of the new. Several make a chain.
+        """Make of an event of major `old` one of major `new`, so that old ones reach the handler of the new. Several make a chain. One that
+        raises fails the event, as its handler would.
 
-        Example:
+        Raises:
+            ValueError: the event is none, or `new` is not above `old`.
+            TypeError: the function is async, or takes more than the event and its Context.
+
+        Example::
+
             @orders.upgrade("payments.settled", 1, 2)
             def _(old: SettledV1) -> SettledV2: ...
         """
@@ -191,14 +207,17 @@ class Service:
 
     @property
     def routes(self) -> tuple[Route, ...]:
+        """Of the requests, in the order of their decorators."""
         return tuple(self._routes)
 
     @property
     def ons(self) -> tuple[On, ...]:
+        """The events, in the order of their decorators."""
         return tuple(self._ons)
 
     @property
     def upgrades(self) -> tuple[Upgrade, ...]:
+        """Steps from one major version of an event to a higher one."""
         return tuple(self._upgrades)
 
     def subscriptions(self, prefix: str = "") -> dict[str, dict[str, Any]]:
@@ -206,7 +225,7 @@ class Service:
         `prefix` is where the handlers are mounted."""
         found: dict[str, dict[str, Any]] = {}
         for on in self._ons:
-            for name, major in self._names(on):
+            for name, major in self.names(on):
                 said: dict[str, Any] = {
                     "events" if on.wild else "event": f"{on.event}@{major}",
                     "path": prefix + EVENTS_PATH + name,
@@ -218,6 +237,10 @@ class Service:
                     said["from"] = on.start
                 found[name] = said
         return found
+
+    def names(self, on: On) -> list[tuple[str, int]]:
+        """Of the subscriptions that it takes, and their majors: one for each major, its own first."""
+        return [(on.name, on.major), *((f"{on.name}-v{major}", major) for major in self._older(on))]
 
     def _older(self, on: On) -> list[int]:
         """Majors that upgrades lead from to this one."""
@@ -234,14 +257,14 @@ class Service:
 
     def _prepare(self) -> None:
         for on in self._ons:
-            for name, major in self._names(on):
+            for name, major in self.names(on):
                 steps = chain(self._upgrades, on.event, major, on.major)
                 self._dispatcher.add_event(EVENTS_PATH + name, on.handler, steps)
+        self._dispatcher.answer_last(
+            Route("GET", Template(path), read(cache(document), None))
+            for path, document in (("/openapi.json", self.openapi), ("/asyncapi.json", self.asyncapi))
+        )
         self._prepared = True
-
-    def _names(self, on: On) -> list[tuple[str, int]]:
-        """Of the subscriptions that it takes: one for each major."""
-        return [(on.name, on.major), *((f"{on.name}-v{major}", major) for major in self._older(on))]
 
     async def serve(self) -> None:
         """Serve the sidecar until cancelled: over its link, or where it has none at $PORT over HTTP. When it is cancelled it takes
@@ -257,7 +280,8 @@ class Service:
     def serving(self) -> AbstractAsyncContextManager[None]:
         """Serve while the body runs, on the same event loop: in the lifespan of a FastAPI or Starlette app.
 
-        Example:
+        Example::
+
             @asynccontextmanager
             async def lifespan(app: FastAPI):
                 async with orders.serving():
@@ -272,13 +296,25 @@ class Service:
 
     async def subscribe(self, prefix: str = "") -> None:
         """Make the subscriptions of the event handlers, for an app that is asked at its port: `prefix` is where `asgi()` or `wsgi()` is
-        mounted. `serve` and `serving` do this by themselves.
+        mounted. `serve` and `serving` do this by themselves. Where the mesh cannot take one now, it is tried again.
 
         Raises:
-            Problem: one is refused.
+            Problem: there is no sidecar within MESHQ_HEALTH_TIMEOUT; one is refused.
         """
         for name, said in self.subscriptions(prefix).items():
-            await self.mesh.ask("PUT", f"/v1/subscriptions/{name}", said)
+            await self._subscribe(name, said)
+
+    async def _subscribe(self, name: str, said: dict[str, Any]) -> None:
+        while True:
+            await self.mesh.ready()
+            try:
+                await self.mesh.ask("PUT", f"/v1/subscriptions/{name}", said)
+                return
+            except Problem as problem:
+                if not (problem.retryable and problem.by_mesh):
+                    raise
+                logger.warning("no subscription %s yet: %s", name, problem.detail)
+            await asyncio.sleep(AGAIN)
 
     def run(self) -> None:
         """`serve` until SIGTERM or SIGINT, on an event loop of its own: what a program's main module calls."""
@@ -286,28 +322,51 @@ class Service:
 
         run(self)
 
-    def asgi(self) -> Any:
-        """An ASGI application of these handlers, to mount in FastAPI or Starlette, or to give to an ASGI server; its lifespan makes the
-        subscriptions."""
+    def asgi(self) -> "Asgi":
+        """An ASGI application of these handlers: for an ASGI server, where its lifespan makes the subscriptions, or to mount in FastAPI
+        or Starlette, whose lifespan calls `subscribe(prefix)`.
+
+        Example:
+            >>> Service("orders").asgi()
+            <Asgi orders>
+        """
         from meshq.sdk.asgi import Asgi
 
         return Asgi(self)
 
-    def wsgi(self) -> Any:
+    def wsgi(self) -> "Wsgi":
         """A WSGI application of these handlers, to mount in Flask or Django. Subscriptions are made when the first request comes, or by
-        its `start()`."""
+        its `start(prefix)`.
+
+        Example:
+            >>> Service("orders").wsgi()
+            <Wsgi orders>
+        """
         from meshq.sdk.wsgi import Wsgi
 
         return Wsgi(self)
 
     def openapi(self) -> dict[str, Any]:
-        """OpenAPI 3.1 of the routes."""
+        """OpenAPI 3.1 of the routes; the service answers `GET /openapi.json` with it, unless a route takes that.
+
+        Raises:
+            TypeError: a type of a handler has no schema.
+
+        Example:
+            >>> Service("orders", version="2.3.0").openapi()["info"]
+            {'title': 'orders', 'version': '2.3.0'}
+        """
         from meshq.sdk.contracts import openapi
 
         return openapi(self)
 
     def asyncapi(self) -> dict[str, Any]:
-        """AsyncAPI 3.0 of the routes as queues, and of the events."""
+        """AsyncAPI 3.0 of the routes as queues, and of the events; the service answers `GET /asyncapi.json` with it, unless a route takes
+        that.
+
+        Raises:
+            TypeError: a type of a handler has no schema.
+        """
         from meshq.sdk.contracts import asyncapi
 
         return asyncapi(self)

@@ -10,11 +10,15 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from meshq.core.http import Failed, Failure
 from meshq.linking import LinkExchange
+from meshq.sdk.bodies import MAX_BODY
 from meshq.sdk.problem import Problem
 
 if TYPE_CHECKING:
@@ -22,10 +26,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+THREADS = 256
+"""Most handlers that run in threads at once; how many really do MESHQ_APP_CONCURRENCY says. asyncio's own number, a few more than there
+are CPUs, would make messages wait here that another instance could handle."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 DRAIN = 25.0
 """Seconds for the handlers that run when it ends: MESHQ_DRAIN_TIMEOUT's default, below a pod's grace period."""
-AGAIN = 0.5
-"""Seconds until a subscription that could not be made now is tried again."""
 
 
 class Serving:
@@ -37,11 +43,13 @@ class Serving:
         self._lost = asyncio.Event()
         self._ready = asyncio.Event()
         self._server: Any = None
+        self._context = copy_context()
 
     async def run(self) -> None:
         """Until cancelled; then, after what `Service.serve` says, returns. Raises Problem."""
         service = self._service
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(service.mesh.close)  # last: the lifespan may still call, to the very end
             await stack.enter_async_context(service.lifespan() if service.lifespan is not None else nullcontext())
             service.mesh.serve(self._take, self._lost.set)
             await service.mesh.close()  # what is open already was opened by one who serves nothing
@@ -63,7 +71,7 @@ class Serving:
             self._lost.clear()
             try:
                 await mesh.transport.open()
-                await self._subscribe()
+                await self._service.subscribe()
             except Problem as problem:
                 if not known or not problem.retryable:
                     raise
@@ -84,18 +92,6 @@ class Serving:
 
         return isinstance(self._service.mesh.transport.way, LinkWay)
 
-    async def _subscribe(self) -> None:
-        """Raises Problem for what will not be otherwise."""
-        while True:
-            try:
-                await self._service.subscribe()
-                return
-            except Problem as problem:
-                if not (problem.retryable and problem.by_mesh):
-                    raise
-                logger.warning("no subscription yet: %s", problem.detail)
-            await asyncio.sleep(AGAIN)
-
     async def _listen(self) -> None:
         if self._server is not None:
             return
@@ -115,13 +111,22 @@ class Serving:
     # --- over the link --------------------------------------------------------------------------------------------------------
 
     def _take(self, exchange: LinkExchange) -> None:
-        task = asyncio.get_running_loop().create_task(self._handle(exchange))
+        # Not in the context of whoever happened to open the link: that may have been a handler.
+        task = asyncio.get_running_loop().create_task(self._handle(exchange), context=self._context.copy())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         exchange.on_hangup(partial(_cancel, task))
 
     async def _handle(self, exchange: LinkExchange) -> None:
-        exchange.respond(await self._service.respond(exchange.request))
+        try:
+            response = await self._service.respond(exchange.request)
+        except BaseException:
+            exchange.fail(Failed(Failure.BROKEN, "the handler was cancelled"))
+            raise
+        if len(response.body) > MAX_BODY:
+            exchange.fail(Failed(Failure.TOO_LARGE, f"the answer is over {MAX_BODY} bytes", response.status))
+        else:
+            exchange.respond(response)
 
     # --- the end --------------------------------------------------------------------------------------------------------------
 
@@ -139,7 +144,6 @@ class Serving:
         for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        await self._service.mesh.close()
 
 
 def _cancel(task: "asyncio.Task[None]") -> None:
@@ -166,27 +170,37 @@ async def serving(service: "Service") -> AsyncIterator[None]:
 def run(service: "Service") -> None:
     """See Service.run."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
         runner.run(_until_told(service))
 
 
 async def _until_told(service: "Service") -> None:
     loop = asyncio.get_running_loop()
     task = loop.create_task(service.serve(), name=f"serve {service.name}")
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+
+    def stop() -> None:
+        task.cancel()
+        for number in _SIGNALS:  # a second one ends the process at once
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop)
     await asyncio.wait((task,))
     if not task.cancelled():
         task.result()
 
 
-def _loop_factory() -> Any:
-    """uvloop where it is installed (`pip install uvloop`), else asyncio's own."""
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where that is installed (`pip install uvloop`), else asyncio's own; with room for handlers that are not async."""
     try:
         import uvloop
     except ImportError:
-        return None
-    return uvloop.new_event_loop
+        loop = asyncio.new_event_loop()
+    else:
+        loop = uvloop.new_event_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS, "meshq-handler"))
+    return loop
 
 
 __all__ = ["Serving", "run", "serving"]

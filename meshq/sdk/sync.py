@@ -1,13 +1,10 @@
 """The mesh without asyncio: the same calls, which block. Behind it runs one event loop in a thread of its own."""
 
-import asyncio
-import os
-import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from contextvars import copy_context
 from typing import Any, Self, TypeVar, overload
 
 from meshq.sdk.events import Published
+from meshq.sdk.loop_thread import LoopThread
 from meshq.sdk.mesh import Mesh
 from meshq.sdk.retrying import Retry
 from meshq.sdk.ticket import Ticket
@@ -21,7 +18,8 @@ class SyncMesh:
 
     Arguments and methods are those of `Mesh`.
 
-    Example:
+    Example::
+
         with SyncMesh() as mesh:
             receipt = mesh.call("orders", "POST /create", order, returns=Receipt, timeout=2)
     """
@@ -35,7 +33,7 @@ class SyncMesh:
         health_timeout: float | None = None,
     ) -> None:
         self.mesh = Mesh(url, token=token, link=link, health_timeout=health_timeout)
-        self._loop = _LoopThread()
+        self._loop = LoopThread()
 
     @property
     def url(self) -> str:
@@ -252,53 +250,3 @@ class SyncTicket:
     def cancel(self) -> bool:
         """As Ticket.cancel."""
         return bool(self._run(self._ticket.cancel))
-
-
-class _LoopThread:
-    """An event loop in a daemon thread, from its first use. A forked process has the object but not the thread, and starts another."""
-
-    def __init__(self) -> None:
-        self._starting = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._pid = os.getpid()
-
-    @property
-    def running(self) -> bool:
-        return self._loop is not None and self._pid == os.getpid()
-
-    def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What the coroutine returns or raises. The context variables of the caller are its too, so a call from inside a handler
-        inherits what that handles."""
-        loop = self._started()
-        if threading.current_thread() is self._thread:
-            raise RuntimeError("SyncMesh was used on its own event loop: there, use `SyncMesh.mesh`, which is a Mesh")
-        context = copy_context()
-
-        async def within() -> T:
-            return await asyncio.get_running_loop().create_task(make(), context=context)
-
-        future = asyncio.run_coroutine_threadsafe(within(), loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # Ctrl-C: nobody waits for it any more
-            raise
-
-    def stop(self) -> None:
-        with self._starting:
-            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
-
-    def _started(self) -> asyncio.AbstractEventLoop:
-        if self._pid != os.getpid():
-            self._starting, self._loop, self._thread, self._pid = threading.Lock(), None, None, os.getpid()
-        with self._starting:
-            if self._loop is None:
-                loop = self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=loop.run_forever, name="meshq", daemon=True)
-                self._thread.start()
-            return self._loop

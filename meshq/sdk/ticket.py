@@ -3,23 +3,25 @@
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from meshq.core.errors import Code
 from meshq.core.http import HttpResponse, header
-from meshq.sdk.bodies import Invalid, decode
 from meshq.sdk.problem import APP_ERROR, Problem, of_response
+from meshq.sdk.reply import as_answer
 
 if TYPE_CHECKING:
     from meshq.sdk.mesh import Mesh
 
 FIRST_LOOK, LONGEST_LOOK = 0.02, 1.0
 """Seconds between two looks; each pause half as long again as the last."""
-PENDING = 202
-GONE_STATUS = b"meshq-request-status"
+REQUEST_STATUS = b"meshq-request-status"
+"""`pending`, `done` or `failed`; not there where the sidecar knows of no such request."""
 
 
 class Ticket:
     """A durable call, by its id. Made by `Mesh.send` and `Mesh.ticket`.
 
-    Example:
+    Example::
+
         ticket = await mesh.send("orders", "POST /create", order, returns=Receipt)
         receipt = await ticket.result(timeout=60)
     """
@@ -35,7 +37,7 @@ class Ticket:
 
     async def done(self) -> bool:
         """Whether there is a result, or a reason why there will be none. Raises Problem where the sidecar knows neither."""
-        return (await self._look()).status != PENDING
+        return not _is_pending(await self._look())
 
     async def result(self, timeout: float | None = None, returns: Any = None) -> Any:
         """Wait for it.
@@ -55,14 +57,7 @@ class Ticket:
             response = await self._finished()
         if (problem := _failure(response)) is not None:
             raise problem
-        content_type = (header(response.headers, b"content-type") or b"").decode("latin-1")
-        body = response.body if response.body or content_type else None
-        try:
-            return decode(body, content_type, self._returns if returns is None else returns)
-        except Invalid as invalid:
-            raise Problem(
-                invalid.problem.code, f"the result: {invalid.problem.detail}", status=502, retryable=False
-            ) from None
+        return as_answer(response, self._returns if returns is None else returns, "the result")
 
     async def cancel(self) -> bool:
         """Whether it is cancelled: it had not started, and never will. Raises Problem where that cannot be said."""
@@ -77,24 +72,34 @@ class Ticket:
     async def _finished(self) -> HttpResponse:
         pause = FIRST_LOOK
         while True:
-            response = await self._look()
-            if response.status != PENDING:
-                return response
+            try:
+                response = await self._look()
+                if not _is_pending(response):
+                    return response
+            except Problem as problem:
+                if not _passes(problem):
+                    raise
             await asyncio.sleep(pause)
             pause = min(1.5 * pause, LONGEST_LOOK)
 
     async def _look(self) -> HttpResponse:
         response = await self._mesh.look(f"/v1/requests/{self.id}")
-        if response.status == PENDING or header(response.headers, GONE_STATUS) is not None:
-            return response
-        problem = of_response(response)
-        if problem is not None:
+        if header(response.headers, REQUEST_STATUS) is None and (problem := of_response(response)) is not None:
             raise problem
         return response
 
 
+def _is_pending(response: HttpResponse) -> bool:
+    return header(response.headers, REQUEST_STATUS) == b"pending"
+
+
+def _passes(problem: Problem) -> bool:
+    """The sidecar was restarted just then, or what it asks is away; one that stays away is not waited for for ever."""
+    return problem.by_mesh and (problem.code == Code.BAD_GATEWAY.value or problem.retry_after is not None)
+
+
 def _failure(response: HttpResponse) -> Problem | None:
     problem = of_response(response)
-    if problem is None and header(response.headers, GONE_STATUS) == b"failed":
+    if problem is None and header(response.headers, REQUEST_STATUS) == b"failed":
         return Problem(APP_ERROR, "it is a dead letter", status=response.status, retryable=False)
     return problem

@@ -5,14 +5,16 @@ when the sidecar was restarted.
 """
 
 import asyncio
+import math
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from typing import Protocol
 
+from meshq.core.errors import Code
 from meshq.core.http import HttpRequest, HttpResponse
 from meshq.linking import LinkExchange
-from meshq.sdk.problem import Problem, no_sidecar
+from meshq.sdk.problem import Problem, closed, no_sidecar
 from meshq.sdk.reach import Reach
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
@@ -22,7 +24,7 @@ Handle = Callable[[LinkExchange], None]
 
 
 class NotSent(Exception):
-    """It did not leave: the connection was gone, or is to be closed. Asking again, on a new one, is safe."""
+    """It did not leave: the connection was gone (then the way is not usable any more, and asking on a new one is safe), or had no room."""
 
 
 class NoLink(Exception):
@@ -49,7 +51,7 @@ class Way(Protocol):
 
 
 class Transport:
-    """`link(handle)` and `http` make a new way of each kind; `wants_link` None: if it is offered."""
+    """`link` and `http` make a new way of each kind; `wants_link` None: the link if it is offered."""
 
     def __init__(
         self,
@@ -63,49 +65,69 @@ class Transport:
         self._http = http
         self._wants_link = wants_link
         self._way: Way | None = None
+        self._past: Way | None = None
+        """The one before it, of a sidecar that was leaving: what that was asked it answers still."""
         self._opening = asyncio.Lock()
-        self._closed = False
+        self._closing = asyncio.Event()
+        self._end: AsyncGenerator[None, None] | None = None
+        self._fault = "it is being reached"
+        """Why the last attempt to reach it failed."""
 
     @property
     def way(self) -> Way | None:
         """The one that is open; None before the first use and while the sidecar is away."""
         return self._way if self._way is not None and self._way.usable else None
 
+    @property
+    def descriptors(self) -> list[int]:
+        """Of its sockets."""
+        return [each for way in (self._past, self._way) if way is not None for each in way.descriptors]
+
     async def ask(self, request: HttpRequest, timeout: float) -> HttpResponse:
-        """Raises Problem: `unavailable` where there is no sidecar within MESHQ_HEALTH_TIMEOUT, `deadline` where no answer came in
-        time, `bad-gateway` where the connection broke before it."""
-        while True:
-            way = self.way or await self.open()
-            try:
-                return await way.ask(request, timeout)
-            except NotSent:
-                continue
-
-    async def open(self) -> Way:
-        """Reach the sidecar, as long as that takes, at most MESHQ_HEALTH_TIMEOUT. Raises Problem."""
-        async with self._opening:
-            if self.way is not None:
-                return self.way
-            if self._closed:
-                raise Problem("unavailable", "this Mesh was closed", retryable=False, by_mesh=True)
-            if self._way is not None:
-                await self._way.close()
-            self._way = await self._reached()
-            return self._way
-
-    async def _reached(self) -> Way:
+        """`timeout` is seconds, for the waiting until there is a sidecar as well. Raises Problem: `unavailable` where there is none
+        within that and MESHQ_HEALTH_TIMEOUT, `deadline` where no answer came in time, `bad-gateway` where the connection broke before
+        it, `overloaded` where too much waits for the sidecar already."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._reach.health_timeout
-        pause = FIRST_PAUSE
+        until = loop.time() + timeout
         while True:
+            way = self.way or await self.open(until - loop.time())
             try:
-                return await self._opened()
+                return await way.ask(request, max(0.0, until - loop.time()))
+            except NotSent as error:
+                if way.usable:
+                    raise Problem(Code.OVERLOADED.value, str(error), by_mesh=True) from error
+
+    async def open(self, within: float = math.inf) -> Way:
+        """Reach the sidecar, as long as that takes, at most MESHQ_HEALTH_TIMEOUT and `within` seconds. Raises Problem."""
+        patience = min(within, self._reach.health_timeout)
+        try:
+            async with asyncio.timeout(patience), self._opening:
+                if self.way is None:
+                    await self._reopen()
+                if self._end is None:
+                    self._end = self._with_the_loop()
+                    await anext(self._end)
+                assert self._way is not None
+                return self._way
+        except TimeoutError:
+            raise no_sidecar(self._reach.url, patience, self._fault) from None
+
+    async def _reopen(self) -> None:
+        if self._way is not None:
+            if self._past is not None:
+                await self._past.close()
+            self._past, self._way = self._way, None
+        pause = FIRST_PAUSE
+        while not self._closing.is_set():
+            try:
+                self._way = await self._opened()
+                return
             except (OSError, NoLink) as error:
-                left = until - loop.time()
-                if left <= 0:
-                    raise no_sidecar(self._reach.url, self._reach.health_timeout, error) from error
-            await asyncio.sleep(min(left, pause * random.uniform(0.5, 1.5)))
+                self._fault = str(error)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, LONGEST_PAUSE)
+        raise closed()
 
     async def _opened(self) -> Way:
         """Raises OSError; NoLink where only that would do."""
@@ -122,16 +144,23 @@ class Transport:
         return way
 
     async def close(self) -> None:
-        self._closed = True
+        """Whoever still waits for a sidecar gets Problem `unavailable`."""
+        self._closing.set()
         async with self._opening:
-            way, self._way = self._way, None
-        if way is not None:
-            await way.close()
+            ways = (self._past, self._way)
+            self._past = self._way = None
+        for way in ways:
+            if way is not None:
+                await way.close()
+        end, self._end = self._end, None
+        if end is not None:
+            await end.aclose()
 
-
-@asynccontextmanager
-async def closing(transport: Transport) -> AsyncIterator[Transport]:
-    try:
-        yield transport
-    finally:
-        await transport.close()
+    async def _with_the_loop(self) -> AsyncGenerator[None, None]:
+        """Suspended until the event loop ends: asyncio.run closes the generators that are open then, and this one closes the connection.
+        So nobody has to, and the same Mesh can be used in the next asyncio.run."""
+        try:
+            yield
+        finally:
+            self._end = None
+            await self.close()

@@ -40,7 +40,7 @@ class ServiceView:
     @property
     def ready(self) -> int:
         """Instances that take messages now, of all versions."""
-        return sum(version.ready for version in self.versions)
+        return sum(version.ready for version in self.versions if version.topic is not None)
 
 
 def view_of(said: Mapping[str, Any], response: HttpResponse) -> ServiceView:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -68,15 +69,26 @@ TOO_MANY_REQUESTS = 429
 
 
 class Sidecar:
-    """One sidecar with the adapters it is given. `settings.instance` is set. Use: `start`, later `drain`, `stop`. Raises
-    meshq.adapters.spool.SpoolUnusable."""
+    """One sidecar with the adapters it is given; `listening` None: on its ports. `chance` gives numbers from 0 to 1, for delays that
+    keep crowds apart. `settings.instance` is set. Use: `start`, later `drain`, `stop`. Raises meshq.adapters.spool.SpoolUnusable."""
 
-    def __init__(self, settings: Settings, broker: Broker, registry: Registry, store: Store, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker,
+        registry: Registry,
+        store: Store,
+        clock: Clock,
+        *,
+        listening: Listening | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         self.settings = settings
         self._broker = broker
         self._registry = registry
         self._store = store
         self._clock = clock
+        self._chance = chance
         self._metrics = PrometheusMetrics()
         self._tasks = Tasks()
         self._identity = Identity(settings.service, settings.service_version, settings.instance)
@@ -85,6 +97,8 @@ class Sidecar:
         self._topics = tuple(names.topic(settings.service, major) for major in self._majors)
         self._serves = settings.app_port is not None
         """An app takes messages; without a port, from when it opened a link for that."""
+        self._linked = asyncio.Event()
+        """It opened such a link once."""
         self._proves = broker.user == settings.service
 
         self._place = Place(
@@ -104,7 +118,7 @@ class Sidecar:
         self._make_naming()
         self._make_outgoing()
         self._make_incoming()
-        self._make_interface()
+        self._make_interface(listening)
 
         self._was_publishing = False
         broker.on_state(self._count_reconnects)
@@ -190,15 +204,15 @@ class Sidecar:
             self._store,
             self._results.take,
             self.inbound.take,
-            random.random,
+            self._chance,
         )
         self._easing = Easing(most, Capacity(gate, self.inbound, self.work, most).set)
         self._subscriptions = Subscriptions(broker, self._store, clock, self.work, self._own_topic, settings.instance)
         self._drain = Drain(self.inbound, self.work, lambda: self._place.duty.note(draining=True))
 
-    def _make_interface(self) -> None:
+    def _make_interface(self, listening: Listening | None) -> None:
         settings = self.settings
-        self._listening = Listening(
+        self._listening = listening or Listening(
             Server(HttpLimits(max_body=settings.max_body)), Server(HttpLimits(max_body=1)), self._name_server
         )
         self._status = Status(
@@ -275,7 +289,9 @@ class Sidecar:
         self._tasks.start(self._backlog.watch(), "look at what waits")
         await self._broker.open()
         await self._subscriptions.open(settings.subscribe, settings.log_events)
-        if self._serves:
+        if settings.app_port is None:
+            self._tasks.start(self._serve_links(), "serve the app's links")
+        else:
             await self._place.look()
             self._tasks.start(self.health.run(), "probe the app")
         logger.info(
@@ -289,11 +305,11 @@ class Sidecar:
         settings = self.settings
         wanted = topology.shared() + topology.dead(self._own_topic)
         wanted += topology.results(settings.service)
-        if self._serves:
+        if settings.app_port is not None:
             wanted += self._queues()
         await self._broker.declare(wanted)
         self.work.add(Source(topology.results_queue(settings.service), self._own_topic, results=True))
-        if self._serves:
+        if settings.app_port is not None:
             self._add_sources()
 
     def _queues(self) -> Topology:
@@ -363,23 +379,24 @@ class Sidecar:
         """The app opened the first link that takes messages, or closed the last."""
         if not serve:
             logger.info("the app has no link open that takes messages")
-            self.health.refused()
-        elif self._serves:
-            logger.info("the app takes messages over its link")
-            self.health.look()
-        else:
-            self._serves = self.sender.has_app = self._subscriptions_api.listens = True
-            self._tasks.start(self._serve(), "serve the app's link")
-
-    async def _serve(self) -> None:
-        """The app has no port, and so was taken for one that only calls out, until it opened a link that takes messages."""
+            if not self._drain.begun:  # then it is we who say goodbye
+                self.health.refused()
+            return
         logger.info("the app takes messages over its link, as %s", ", ".join(self._topics))
+        self._serves = self.sender.has_app = self._subscriptions_api.listens = True
+        self._linked.set()
+        self.health.look()
+
+    async def _serve_links(self) -> None:
+        """The app has no port, and so is taken for one that only calls out, until it opened a link that takes messages: maybe before
+        this sidecar has started, which is why this waits for both."""
+        await self._linked.wait()
         self.membership.serve(self._majors)
         self._place.duty.note(serves=True)
         await self._broker.declare(self._queues())
         self._add_sources()
         await self._place.look()
-        self._tasks.start(self.health.run(), "probe the app")
+        await self.health.run()
 
     async def _probe(self) -> Probed:
         port = self.settings.app_port

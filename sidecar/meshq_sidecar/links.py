@@ -1,9 +1,10 @@
 """The links that the app opened: what it asks over them, and what is asked of it instead of over HTTP.
 
-An app may have several (one a worker process). Deliveries go to the one with the fewest at work. While any serves, nothing goes to the
+An app may have several (one a worker process). Deliveries go to the one with the fewest at work, of those that answer. While any serves, nothing goes to the
 app's port; when the last one says goodbye or breaks, the port has it again, where there is one.
 """
 
+import asyncio
 from collections.abc import Callable
 
 from meshq.core import link
@@ -30,6 +31,8 @@ class Links:
         self._handle: Callable[[LinkExchange], None] = _nobody
         self._links: list[Link] = []
         self._serving: list[Link] = []
+        self._unwell: set[Link] = set()
+        """Those that did not answer the last probe, or not well: they get something only where all are so."""
 
     def open(self, handle: Callable[[LinkExchange], None]) -> None:
         """From now on; `handle` gets what apps ask."""
@@ -57,7 +60,9 @@ class Links:
                 on_end=self._on_end,
             )
             if not exchange.upgrade(link.PROTOCOL, opened):
-                raise refuse(Code.BAD_REQUEST, "a link is opened on a connection on which nothing else is asked")
+                raise refuse(
+                    Code.UNAVAILABLE, "no link on this connection: something else is asked on it, or it is closing"
+                )
             self._links.append(opened)
 
     def _on_hello(self, opened: Link) -> None:
@@ -69,6 +74,7 @@ class Links:
     def _on_goodbye(self, opened: Link) -> None:
         if opened in self._serving:
             self._serving.remove(opened)
+            self._unwell.discard(opened)
             if not self._serving:
                 self._on_serving(False)
 
@@ -81,20 +87,28 @@ class Links:
 
     def request(self, request: HttpRequest, timeout: float, done: Done) -> Callable[[], None]:
         if self._serving:
-            return min(self._serving, key=_busy).request(request, timeout, done)
+            return min(self._serving, key=self._reluctance).request(request, timeout, done)
         if self._port is not None:
             return self._port.request(request, timeout, done)
         done(_NO_LINK)
         return _nothing
 
+    def _reluctance(self, opened: Link) -> tuple[bool, int]:
+        return opened in self._unwell, opened.busy
+
     async def probe(self, timeout: float) -> Probed:
-        """How the app says it is, over the link that answers first of those that serve."""
-        if not self._serving:
+        """How the app says it is: well if it is over one of its links, given less if it wants less over one."""
+        asked = list(self._serving)
+        if not asked:
             return Probed("the app has no link open")
-        found = await min(self._serving, key=_busy).ping(timeout)
-        if found is None:
+        found = await asyncio.gather(*(each.ping(timeout) for each in asked))
+        answers = zip(asked, found, strict=True)
+        self._unwell = {each for each, said in answers if (said is None or said.fault) and each in self._serving}
+        said = [each for each in found if each is not None]
+        if not said:
             return Probed(f"the app did not answer over its link within {timeout:g} s")
-        return Probed(found.fault, found.less)
+        fault = "" if any(not each.fault for each in said) else said[0].fault
+        return Probed(fault, any(each.less for each in said))
 
     async def close(self) -> None:
         for each in list(self._links):
@@ -115,10 +129,6 @@ def _upgrade_required() -> HttpResponse:
     response = problem(UPGRADE_REQUIRED, "Upgrade Required", detail)
     response.headers.append((b"Upgrade", link.PROTOCOL.encode()))
     return response
-
-
-def _busy(opened: Link) -> int:
-    return opened.busy
 
 
 def _nobody(exchange: LinkExchange) -> None:

@@ -450,7 +450,7 @@ def service_of(file: str) -> dict[str, Any]:
     return dict(apps[0])
 
 
-@pytest.mark.parametrize("example", ["shop", "httpbin"])
+@pytest.mark.parametrize("example", ["shop", "httpbin", "shop-sdk", "fastapi", "flask", "worker"])
 def test_a_mesh_file_has_only_the_keys_that_there_are(example: str) -> None:
     mesh = mesh_file(EXAMPLES / example / "mesh.yaml")
     assert mesh.keys() <= MESH_KEYS

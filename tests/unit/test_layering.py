@@ -78,8 +78,8 @@ CHOOSER = "meshq.adapters.choose"
 
 ROOTS = ("app", "runner", "program", "__main__")
 """Module names of composition roots: they put a program together, so they may import everything below."""
-ROOT_PACKAGES = ("meshq.cli", "meshq.dev")
-"""`meshq dev` puts several programs together in one process."""
+ROOT_PACKAGES = ("meshq.cli", "meshq.dev", "meshq.testing")
+"""`meshq dev` puts several programs together in one process; `meshq.testing` sidecars and apps in one test."""
 
 PROGRAMS = (
     "meshq_sidecar.outbound",
