@@ -40,7 +40,7 @@ test: $(ready) need-servers need-node need-dig  ## every test; finds or brings R
 	@$(bin)/python -m tests --durations=15 --durations-min=0.5 $(ARGS)
 
 unit: $(ready) need-node  ## only what needs no servers
-	@$(pytest) -m "not rabbitmq and not redis and not docker" tests/unit tests/property $(ARGS)
+	@$(pytest) -m "not rabbitmq and not redis and not docker" tests/unit tests/property tests/typing $(ARGS)
 
 contract e2e fault: $(ready) need-servers need-node need-dig  # one folder of tests
 	@MESHQ_TEST_LONG=1 $(pytest) tests/$@ $(ARGS)

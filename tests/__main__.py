@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 
-HALVES = (["tests/contract", "tests/property", "tests/unit"], ["tests/e2e", "tests/fault"])
+HALVES = (["tests/contract", "tests/property", "tests/unit"], ["tests/e2e", "tests/fault", "tests/typing"])
 NO_TESTS = 5
 """pytest's exit code where nothing was selected, as -k may do to one half."""
 
