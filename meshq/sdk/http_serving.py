@@ -7,7 +7,7 @@ from typing import Any
 
 import h11
 
-from meshq.core.http import Headers, HttpRequest, HttpResponse
+from meshq.core.http import Headers, HttpRequest, HttpResponse, header
 from meshq.sdk.bodies import MAX_BODY
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,9 @@ class _Connection:
         fields = [field for field in response.headers if field[0].lower() not in _FRAMING]
         has_body = response.status not in (204, 304)
         if has_body:
-            fields.append((b"Content-Length", b"%d" % len(response.body)))
+            # Of an answer to HEAD, whose body is not there, the handler knows the length.
+            said = header(response.headers, b"content-length") if request.method == b"HEAD" else None
+            fields.append((b"Content-Length", said or b"%d" % len(response.body)))
         if self._closing():
             fields.append((b"Connection", b"close"))
         try:

@@ -84,7 +84,7 @@ class Serving:
                 await self._listen()
             self._ready.set()
             await self._lost.wait()
-            logger.warning("the link to the sidecar is gone: it is opened again")
+            logger.info("the link to the sidecar is gone: it is opened again")
 
     @property
     def _links(self) -> bool:
@@ -155,6 +155,7 @@ async def serving(service: "Service") -> AsyncIterator[None]:
     """See Service.serving."""
     served = Serving(service)
     task = asyncio.get_running_loop().create_task(served.run(), name=f"serve {service.name}")
+    task.add_done_callback(partial(_say_failure, service.name))
     ready = asyncio.get_running_loop().create_task(served.ready())
     try:
         await asyncio.wait((task, ready), return_when=asyncio.FIRST_COMPLETED)
@@ -165,6 +166,14 @@ async def serving(service: "Service") -> AsyncIterator[None]:
         ready.cancel()
         task.cancel()
         await asyncio.gather(task, ready, return_exceptions=True)
+    if not task.cancelled():
+        task.result()  # it failed meanwhile
+
+
+def _say_failure(name: str, task: "asyncio.Task[None]") -> None:
+    """At once: the body may go on for long."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("%s is not served any more: %s", name, error)
 
 
 def run(service: "Service") -> None:

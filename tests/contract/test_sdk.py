@@ -120,6 +120,8 @@ async def test_a_reply_has_a_status_and_fields(sdk: Rig) -> None:
         problem = await refused(mesh.call("orders", "/kinds/refusal"))
         assert (problem.status, problem.code, problem.detail, problem.by_mesh) == (418, "app-error", "no tea", False)
         assert await mesh.call("orders", "HEAD /kinds/dict") is None
+        length = str(len(await mesh.call("orders", "/kinds/dict", returns=bytes)))
+        assert (await mesh.call("orders", "HEAD /kinds/dict", returns=Reply)).headers["content-length"] == length
 
 
 async def test_large_bodies(sdk: Rig) -> None:
