@@ -429,6 +429,7 @@ async def test_an_event_goes_to_its_log_and_to_its_subscriptions(rig: BrokerRig)
 # --- a look at what waits -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long  # of two versions of RabbitMQ test_rabbitmq_only has it, of the embedded one test_dead_letters
 async def test_a_queue_looked_at_a_hundred_times_still_holds_everything_in_order(rig: BrokerRig) -> None:
     topic = "looked-at.v1"
     client, viewer = await connect(rig, topology.dead(topic)), await rig.connect()

@@ -228,6 +228,7 @@ def test_a_calling_sidecar_told_to_stop_waits_for_the_answers_to_its_app(
 # --- what they stand on -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long  # test_pod_faults kills it under load
 def test_redis_killed_for_some_seconds_fails_no_call(broker_url: str, fault_redis: RedisServer, tmp_path: Path) -> None:
     with mesh(broker_url, fault_redis.url, tmp_path / "mesh") as found:
         one, _, shop = two_orders_and_a_shop(found)

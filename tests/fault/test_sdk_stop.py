@@ -70,10 +70,11 @@ class Scene(NamedTuple):
     sidecar: pods.Sidecar
 
 
-@pytest.fixture(
-    params=[(way, "embedded") for way in WAYS]
-    + [pytest.param(("link", "rabbitmq"), marks=[pytest.mark.rabbitmq, pytest.mark.redis])]
-)
+EMBEDDED = [(way, "embedded") for way in WAYS]
+REAL = [pytest.param(("link", "rabbitmq"), marks=[pytest.mark.rabbitmq, pytest.mark.redis])]
+
+
+@pytest.fixture(params=EMBEDDED + REAL)
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     way, broker = request.param
     urls = ("embedded:", "embedded:")
@@ -138,6 +139,7 @@ def test_what_runs_finishes_and_the_rest_goes_back(scene: Scene, number: signal.
     assert sidecar.metric("dead_lettered_total") == 0
 
 
+@pytest.mark.parametrize("scene", EMBEDDED, indirect=True)
 def test_a_second_signal_ends_it_at_once_and_still_nothing_is_lost(scene: Scene) -> None:
     app, sidecar = scene
     idents = asyncio.run(sent(sidecar))
