@@ -36,8 +36,8 @@ BATCH = 100
 POSTERS = (1, 4)
 """Who publish batches, each one at a time: it posts, or publishes on plain pika, the next when all of one is confirmed."""
 ACK_EVERY = 50
-SDK_CONCURRENCY = "128"
-"""Handlers at once: what one event loop has room for."""
+SDK_CONCURRENCY = "400"
+"""Handlers at once: what one event loop has room for, as its app would say."""
 FEWER_ACKS = f"floor, {ACK_EVERY} to an ack"
 FULL_WINDOW = "floor, its window kept full"
 FLOOR = "tests.bench.floor_durable"
