@@ -242,10 +242,9 @@ def read_request(frame: list[Any]) -> HttpRequest:
     if body is not None and not isinstance(body, bytes):
         raise DecodeError("the body of a REQUEST is neither bin nor nil")
     headers = _fields(fields)
-    joined = b"".join(fields)
-    if _CONTROL.search(joined) is not None:
+    if _CONTROL.search(b"".join(fields)) is not None:
         raise DecodeError("a field of a REQUEST has a control character in it")
-    if joined.lower().count(b"host") > 1 and sum(name.lower() == b"host" for name in fields[::2]) > 1:
+    if sum(map(_is_host, fields[::2])) > 1:
         raise DecodeError("REQUEST has more than one Host")
     return HttpRequest(method, target, headers, body)
 
@@ -294,6 +293,11 @@ def _is_target(method: bytes, target: bytes) -> bool:
 @lru_cache(maxsize=4096)  # the same few come again and again
 def _is_name(name: bytes) -> bool:
     return _TOKEN.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=4096)
+def _is_host(name: bytes) -> bool:
+    return name.lower() == b"host"
 
 
 def _is_status(value: Any) -> bool:

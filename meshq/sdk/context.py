@@ -5,10 +5,10 @@ The context is the running task's: a task that a handler starts has it too, a th
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from urllib.parse import unquote
 
@@ -50,8 +50,11 @@ class Context:
     def __init__(self, request: HttpRequest, mesh: "Mesh | None") -> None:
         self.request = request
         self._mesh = mesh
-        self._fields = by_name(request.headers)
-        self._nested: Counter[str] = Counter()
+        self._nested: dict[str, int] = {}
+
+    @cached_property
+    def _fields(self) -> dict[str, str]:
+        return by_name(self.request.headers)  # most handlers ask for none of it
 
     def __repr__(self) -> str:
         return f"<Context {self.message_id} attempt {self.attempt} of {self.caller or 'somebody'}>"
@@ -167,7 +170,7 @@ class Context:
         for part in (self.idempotency_key.encode(), self.request.target, what.encode(), body or b""):
             digest.update(len(part).to_bytes(8, "big") + part)
         root = digest.hexdigest()
-        self._nested[root] += 1
+        self._nested[root] = self._nested.get(root, 0) + 1
         return f"{root}-{self._nested[root]}"
 
 
