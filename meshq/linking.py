@@ -9,9 +9,6 @@ nothing new is asked here, and because a request is open for it until it has rea
 lie here unread, and PIPELINED_PINGS more. An end that sends more all the same is not read from until it has read. One that keeps to
 its credit never meets that bound, and so is always read from: were both ends to stop reading while they cannot write, two that send
 each other something large would wait for each other for ever.
-
-Of what came in one read IN_A_TURN frames are looked at in one turn of the loop, and what they lead to leaves before the next: else two
-ends that have hundreds of requests open would work in turns, each on all of them while the other waits.
 """
 
 import asyncio
@@ -36,10 +33,6 @@ GRANTED = 4096
 """Requests that the other end may have open, unless it is granted otherwise."""
 WAITING_MOST = 10_000
 HELLO_WITHIN = 10.0
-IN_A_TURN = 64
-"""Enough that what follows from them, acknowledgements say, still goes together."""
-HELD_MOST = 1024
-"""Frames that wait for their turn; from there on nothing is read."""
 STALLED = 60.0
 """Seconds in which the other end may read nothing of what is written to it."""
 PIPELINED_PINGS = 64
@@ -137,12 +130,6 @@ class Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport = cast(asyncio.Transport, None)
         self._reader = link.FrameReader()
-        self._came: deque[list[object]] = deque()
-        """Frames that wait for their turn."""
-        self._fault: DecodeError | None = None
-        """What came behind them."""
-        self._turning = False
-        """Their turn will come."""
         # Of the times: since when HELLO is waited for, or nothing was read of what is unsent.
         self._since = self._loop.time()
         self._unsent = 0
@@ -186,56 +173,18 @@ class Link(asyncio.Protocol):
         self._write(link.hello(Hello(self._granted, self._serves)))
 
     def data_received(self, data: bytes) -> None:
-        if self._fault is not None:  # nothing that follows can be read
-            return
         try:
-            self._came.extend(self._reader.feed(data))
-        except DecodeError as error:
-            self._fault = error
-        if not self._turning:
-            self._take_some()
-        if len(self._came) > HELD_MOST:
-            self._pause_reading()
-
-    def _take_some(self) -> None:
-        self._turning = False
-        if self.closed.is_set():
-            return
-        try:
-            for _ in range(min(IN_A_TURN, len(self._came))):
-                self._take(self._came.popleft())
+            for frame in self._reader.feed(data):
+                take = _TAKE.get(frame[0])
+                if take is not None:
+                    if self.peer is None and frame[0] != Kind.HELLO:
+                        raise DecodeError(f"a frame of kind {frame[0]} came before HELLO")
+                    take(self, frame)
                 if self._transport.is_closing():
-                    self._came.clear()
                     return
-            if self._came:
-                self._turning = True
-                self._loop.call_soon(self._take_some)
-            elif self._fault is not None:
-                raise self._fault
-            else:
-                self._resume_reading()
         except DecodeError as error:
             logger.warning("the link is given up: %s", error)
-            self._came.clear()
             self.abort()
-
-    def _take(self, frame: list[object]) -> None:
-        take = _TAKE.get(cast(int, frame[0]))
-        if take is not None:
-            if self.peer is None and frame[0] != Kind.HELLO:
-                raise DecodeError(f"a frame of kind {frame[0]} came before HELLO")
-            take(self, frame)
-
-    def _take_last(self) -> None:
-        """The connection is gone: answers that came before are there all the same, and requests nobody waits for."""
-        while self._came:
-            frame = self._came.popleft()
-            if frame[0] not in (Kind.REQUEST, Kind.PING):
-                try:
-                    self._take(frame)
-                except DecodeError as error:
-                    logger.warning("at the end of the link: %s", error)
-                    self._came.clear()
 
     def eof_received(self) -> None:
         """The other end is gone: whoever says goodbye closes after the answers."""
@@ -247,11 +196,12 @@ class Link(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._write_paused = False
         self._unread.clear()
-        self._resume_reading()
+        if self._read_paused:
+            self._read_paused = False
+            self._transport.resume_reading()
         self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._take_last()
         self.closed.set()
         self.left = True
         asked, self._open = self._open, {}
@@ -513,23 +463,9 @@ class Link(asyncio.Protocol):
         sent = self._handed - self._transport.get_write_buffer_size()
         while unread and unread[0] <= sent:
             unread.popleft()
-        if self._too_many_unread:
-            self._pause_reading()
-
-    def _pause_reading(self) -> None:
-        if not self._read_paused and not self._transport.is_closing():
+        if len(unread) + len(self._theirs) > self._granted + PIPELINED_PINGS and not self._read_paused:
             self._read_paused = True
             self._transport.pause_reading()
-
-    def _resume_reading(self) -> None:
-        """Where neither answers lie unread nor frames wait."""
-        if self._read_paused and not self._came and not self._too_many_unread and not self._transport.is_closing():
-            self._read_paused = False
-            self._transport.resume_reading()
-
-    @property
-    def _too_many_unread(self) -> bool:
-        return len(self._unread) + len(self._theirs) > self._granted + PIPELINED_PINGS
 
     def _write(self, frame: bytes) -> None:
         self._queued += len(frame)

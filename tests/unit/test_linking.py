@@ -10,8 +10,8 @@ from meshq.adapters.clock import ManualClock
 from meshq.core import link
 from meshq.core.http import Failed, Failure, HttpRequest, HttpResponse
 from meshq.core.link import MAX_BODY, Hello, Kind, Pong
-from meshq.linking import HELD_MOST, HELLO_WITHIN, IN_A_TURN, PIPELINED_PINGS, STALLED, WAITING_MOST, Link
-from tests.doubles import turn, until
+from meshq.linking import HELLO_WITHIN, PIPELINED_PINGS, STALLED, WAITING_MOST, Link
+from tests.doubles import turn
 from tests.link_rig import GET, HIGH, Joined, Outcomes, Raw, Served, ok, pair, post
 from tests.virtual_time import pass_time, run
 
@@ -96,88 +96,6 @@ def test_frames_cut_anywhere_are_the_same_frames(frames: int) -> None:
             end.data_received(stream[cut:])
             assert [exchange.number for exchange in served.asked] == list(range(frames))
             await joined.settle()
-
-    scene(story)
-
-
-# --- turns ------------------------------------------------------------------------------------------------------------------------
-
-
-def asks(count: int) -> bytes:
-    return b"".join(link.request(number, GET) for number in range(count))
-
-
-def test_of_many_that_come_at_once_some_are_taken_and_the_others_follow_in_their_order() -> None:
-    many = 2 * IN_A_TURN + 5
-
-    async def story() -> None:
-        served = Served()
-        end = Link(served)
-        Joined(end, Raw(None))
-        end.data_received(HELLO)
-        end.data_received(asks(many))
-        assert len(served.asked) == IN_A_TURN
-        await until(lambda: len(served.asked) == many)
-        assert [exchange.number for exchange in served.asked] == list(range(many))
-
-    scene(story)
-
-
-def test_of_what_waits_for_its_turn_when_the_link_breaks_answers_count_and_requests_do_not_begin() -> None:
-    many = 2 * IN_A_TURN
-
-    async def story() -> None:
-        served, outcomes = Served(), Outcomes()
-        end = Link(served)
-        Joined(end, Raw(None))
-        end.data_received(HELLO)
-        for _ in range(many):
-            end.request(GET, 5, outcomes.done())
-        end.data_received(b"".join(link.response(number + 1, ok()) for number in range(many)) + asks(3))
-        assert len(outcomes) == IN_A_TURN
-        end.connection_lost(None)
-        assert outcomes == [ok()] * many
-        assert served.asked == []
-        await turn()
-        assert served.asked == []
-
-    scene(story)
-
-
-def test_what_came_whole_before_a_fault_is_taken_before_the_link_is_given_up() -> None:
-    many = IN_A_TURN + 1
-
-    async def story() -> None:
-        served = Served()
-        end = Link(served)
-        joined = Joined(end, Raw(None))
-        end.data_received(HELLO)
-        end.data_received(asks(many) + b"\xff\xff\xff\xff")
-        assert not joined.wires[0].is_closing()
-        end.data_received(b"what follows is not looked at")
-        await turn()
-        assert len(served.asked) == many
-        assert joined.wires[0].is_closing()
-
-    scene(story)
-
-
-def test_nothing_more_is_read_while_too_many_frames_wait_for_their_turn() -> None:
-    many = IN_A_TURN + HELD_MOST + 1
-
-    async def story() -> None:
-        served = Served()
-        end = Link(served)
-        joined = Joined(end, Raw(None))
-        end.data_received(HELLO)
-        end.data_received(asks(many - 1))
-        assert joined.wires[0].reading
-        end.data_received(link.request(many, GET))
-        assert not joined.wires[0].reading
-        while len(served.asked) < many:
-            assert not joined.wires[0].reading
-            await turn()
-        assert joined.wires[0].reading
 
     scene(story)
 
