@@ -8,7 +8,7 @@ from typing import cast
 
 from meshq.core.http import Failed, Failure, HttpRequest, HttpResponse
 from meshq.core.link import PATH, PROTOCOL
-from meshq.linking import Done, Link, LinkExchange
+from meshq.linking import Link, LinkExchange
 from meshq.sdk.problem import Problem
 from meshq.sdk.reach import Reach
 from meshq.sdk.transport import NoLink, NotSent
@@ -92,11 +92,6 @@ class LinkWay:
     @property
     def descriptors(self) -> list[int]:
         return [] if self._link is None else self._link.descriptors
-
-    def request(self, request: HttpRequest, timeout: float, done: Done) -> Callable[[], None]:
-        """As Link.request; for what makes no task of each."""
-        assert self._link is not None
-        return self._link.request(request, timeout, done)
 
     def leave(self) -> None:
         """Take nothing more from the sidecar; what is open goes on, then it closes."""

@@ -1,5 +1,6 @@
 """What a test asserts of the messages of a mesh, and what it is told when that does not hold: everything there is instead."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,17 +16,15 @@ class _Any:
 ANY = _Any()
 
 
-class Assertions:
+class Assertions(ABC):
     """For TestMesh, which has `sent`, `published` and `dead`."""
 
-    def sent(self, service: str, operation: str | None = None) -> list[Message]:
-        raise NotImplementedError
-
-    def published(self, event: str) -> list[Message]:
-        raise NotImplementedError
-
-    def dead(self, service: str) -> list[Dead]:
-        raise NotImplementedError
+    @abstractmethod
+    def sent(self, service: str, operation: str | None = None) -> list[Message]: ...
+    @abstractmethod
+    def published(self, event: str) -> list[Message]: ...
+    @abstractmethod
+    def dead(self, service: str) -> list[Dead]: ...
 
     def assert_sent(
         self,
