@@ -1,0 +1,236 @@
+"""How many replicas a version of a service should have: a pure function of what was counted and what is wanted.
+
+`advance` takes one more sample, and reads in order: what is known, what the work needs, how far to go towards it. `desired` does so for
+a whole history. The terms are in scaling_terms, rates and ages in scaling_arrivals, what a message takes in scaling_effort, what is
+remembered in scaling_memory, the words in scaling_words.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+from meshq.core import scaling_terms as terms
+from meshq.core import scaling_words as words
+from meshq.core.scaling_arrivals import counted, expected_rate, oldest_age
+from meshq.core.scaling_effort import failing, learnt, service_seconds, variation
+from meshq.core.scaling_growth import grown, is_saturated
+from meshq.core.scaling_memory import START, Memory
+from meshq.core.scaling_terms import Needs, Work
+from meshq.core.scaling_values import DEFAULT_LEAD, EVERY, STALE_AFTER, Decision, Sample, ScalingPolicy
+
+STABILIZATION = 60.0
+"""Seconds, or twice the lead if that is more: what was needed within them is needed still."""
+STEP_DOWN = 0.25
+STEP_EVERY = 15.0
+"""At most this part of the replicas, and at least one, goes within so many seconds."""
+WORTH = 0.10
+"""A change of a smaller part is not worth it."""
+FAILING = 0.20
+"""Where more than this part of the messages fails, more replicas only make more failures."""
+LONG_WORK = 5.0
+"""Seconds of service time from which messages at work hold their replicas."""
+IDLE = 60.0
+IDLE_SERVICES = 10.0
+
+
+def desired(history: Iterable[Sample], policy: ScalingPolicy) -> Decision:
+    """Of samples, the oldest first. Of none it is not known."""
+    memory, decision = START, words.NOTHING_YET
+    for sample in history:
+        memory, decision = advance(memory, sample, policy)
+    return decision
+
+
+def woken(memory: Memory, at: float, policy: ScalingPolicy) -> tuple[Memory, Decision]:
+    """Somebody sends to it while it has no replicas: one comes at once, and what else there is to do will be counted."""
+    number = max(memory.desired or 0, min(1, policy.max))
+    memory = replace(memory, desired=number, busy_at=max(at, memory.busy_at or at))
+    return memory, words.woken(number)
+
+
+def advance(memory: Memory, sample: Sample, policy: ScalingPolicy) -> tuple[Memory, Decision]:
+    """The decision with one more sample, and what is to be remembered for the next. Raises nothing: a figure that is missing or makes
+    no sense leaves things as they are."""
+    if not _counts_are_known(sample):
+        return _held(memory, sample, policy)
+    memory = _with(memory, sample)
+    work = _work(memory, sample, policy)
+    needs = _first_needs(sample) if work is None else _needs(work, memory, sample, policy)
+    return _decided(memory, sample, policy, work, needs)
+
+
+# --- what is known ------------------------------------------------------------------------------------------------------------
+
+
+def _counts_are_known(sample: Sample) -> bool:
+    return (
+        sample.counted_at is not None
+        and sample.at - sample.counted_at <= STALE_AFTER
+        and sample.waiting is not None
+        and sample.in_flight is not None
+    )
+
+
+def _reports_are_known(sample: Sample) -> bool:
+    """What instances say of themselves. Where there is none, there is nothing to say."""
+    if sample.replicas is None:
+        return False
+    return not sample.ready or (sample.reported_at is not None and sample.at - sample.reported_at <= STALE_AFTER)
+
+
+def _there(memory: Memory, sample: Sample) -> int | None:
+    """Replicas that are there, and those that were asked for: somebody is starting them. None where neither is known."""
+    return max((each for each in (sample.replicas, memory.desired) if each is not None), default=None)
+
+
+def _with(memory: Memory, sample: Sample) -> Memory:
+    at_work = bool(sample.waiting or sample.in_flight or sample.spooled)
+    busy_at = sample.at if at_work or memory.busy_at is None else memory.busy_at
+    return replace(
+        grown(memory, sample),
+        arrivals=counted(memory.arrivals, memory.last, sample),
+        effort=learnt(memory.effort, memory.last, sample),
+        last=sample,
+        busy_at=busy_at,
+    )
+
+
+def lead(sample: Sample, policy: ScalingPolicy) -> float:
+    """Seconds from the decision for a replica to its first message."""
+    if policy.lead is not None:
+        return policy.lead
+    return EVERY + (DEFAULT_LEAD if sample.lead is None else sample.lead)
+
+
+def _work(memory: Memory, sample: Sample, policy: ScalingPolicy) -> Work | None:
+    """None while it is not known what a message takes or how many come."""
+    ahead = lead(sample, policy)
+    rate = expected_rate(memory.arrivals, ahead)
+    service = service_seconds(memory.effort, sample.at)
+    if rate is None or service is None:
+        return None
+    slots = max(1.0, sample.slots or 1.0)
+    ready = float(sample.ready or 0)
+    ordered = _there(memory, sample) or 0
+    at_work = min(float(sample.in_flight or 0), slots * max(1.0, ready))
+    waiting = float(sample.waiting or 0) + (sample.in_flight or 0) - at_work + sample.spooled
+    age = oldest_age(memory.arrivals, sample.waiting or 0, sample.at)
+    return Work(
+        rate,
+        service,
+        variation(memory.effort),
+        slots,
+        waiting,
+        at_work,
+        policy.wait if age is None else age,  # older than anything remembered
+        ready,
+        max(0.0, ordered - ready),
+        max(EVERY, ahead),
+        policy.wait,
+        policy.quantile,
+    )
+
+
+# --- what the work needs --------------------------------------------------------------------------------------------------------
+
+
+def _first_needs(sample: Sample) -> Needs:
+    """One shows what a message takes; those that are there already stay."""
+    there = sample.waiting or sample.in_flight or sample.spooled
+    return Needs(0, max(1, sample.replicas or 0) if there else 0, 0)
+
+
+def _needs(work: Work, memory: Memory, sample: Sample, policy: ScalingPolicy) -> Needs:
+    flow = terms.flow(work)
+    drain = terms.drain(work)
+    if failing(memory.effort) > FAILING:
+        drain = min(drain, flow)
+    at_work = math.ceil(work.at_work / work.slots) if work.service >= LONG_WORK else 0
+    if work.waiting > 0 or work.at_work > 0:
+        flow = max(1, flow)
+    elif _is_idle(memory, sample, policy, work.service):
+        flow = 0
+    return Needs(flow, drain, at_work)
+
+
+def _is_idle(memory: Memory, sample: Sample, policy: ScalingPolicy, service: float) -> bool:
+    if memory.busy_at is None:
+        return False
+    idle = max(IDLE, IDLE_SERVICES * service) if policy.idle is None else policy.idle
+    return sample.at - memory.busy_at >= idle
+
+
+# --- how far to go ----------------------------------------------------------------------------------------------------------------
+
+
+def _held(memory: Memory, sample: Sample, policy: ScalingPolicy) -> tuple[Memory, Decision]:
+    there = _there(memory, sample)
+    if there is None:
+        return memory, words.unknown(sample)
+    stays = _clamped(there, sample, policy)
+    return replace(memory, desired=stays), words.stale(stays, sample)
+
+
+def _look_back(sample: Sample, policy: ScalingPolicy) -> float:
+    if policy.stabilization is not None:
+        return policy.stabilization
+    return max(STABILIZATION, 2 * lead(sample, policy))
+
+
+def _clamped(number: int, sample: Sample, policy: ScalingPolicy) -> int:
+    most = min(policy.max, 1) if sample.single else policy.max
+    return max(min(policy.min, most), min(number, most))
+
+
+def _decided(
+    memory: Memory, sample: Sample, policy: ScalingPolicy, work: Work | None, needs: Needs
+) -> tuple[Memory, Decision]:
+    known = _reports_are_known(sample)
+    there = _there(memory, sample)
+    if there is None:
+        return memory, words.unknown(sample)
+    need = _clamped(needs.most, sample, policy)
+    look_back = _look_back(sample, policy)
+    recent = (*(each for each in memory.needs if each[0] > sample.at - look_back), (sample.at, need))
+    memory = replace(memory, needs=recent)
+    limit = _clamped(there, sample, policy)
+    if need > there:
+        number, held = _up(memory, sample, there, need, needs)
+    elif not known:
+        number, held = limit, "stale" if need < there else ""
+    elif limit < there:
+        number, held = limit, ""
+    else:
+        number, held = _down(memory, sample, policy, work, there, need, look_back)
+    lowered_at = sample.at if number < there and number != memory.desired else memory.lowered_at
+    memory = replace(memory, desired=number, lowered_at=lowered_at)
+    return memory, words.decided(number, there, held, sample, policy, work, needs, failing(memory.effort), not known)
+
+
+def _up(memory: Memory, sample: Sample, there: int, need: int, needs: Needs) -> tuple[int, str]:
+    if is_saturated(memory, sample):
+        return there, "saturated"
+    if there == 0 or max(needs.drain, needs.at_work) > there or need - there >= WORTH * there:
+        return need, ""
+    return there, "damped"
+
+
+def _down(
+    memory: Memory, sample: Sample, policy: ScalingPolicy, work: Work | None, there: int, need: int, look_back: float
+) -> tuple[int, str]:
+    floor, held = need, ""
+    if work is not None:
+        burst = terms.burst_memory(memory.arrivals, work, policy.max)
+        if burst > floor:
+            floor, held = min(burst, policy.max), "burst-memory"
+    recently = max(each for _, each in memory.needs)
+    if recently > floor or memory.arrivals.times[0] > sample.at - look_back:
+        floor, held = max(recently, floor) if recently > floor else there, "damped"
+    if floor == 0 and not _is_idle(memory, sample, policy, 0.0 if work is None else work.service):
+        floor, held = 1, "not-idle"
+    if there - floor < max(1.0, WORTH * there):
+        return there, held
+    if memory.lowered_at is not None and sample.at - memory.lowered_at < STEP_EVERY:
+        return there, "damped"
+    lowest = there - max(1, math.floor(STEP_DOWN * there))
+    return (lowest, "damped") if lowest > floor else (floor, held)

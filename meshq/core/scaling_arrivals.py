@@ -1,0 +1,137 @@
+"""How many messages come in, and how old the oldest is, from counts alone: no publisher and no broker says either of a quorum queue.
+
+Conservation: what was settled and what is there now must have come in. First in, first out: the oldest of n waiting messages is the
+one that came in as the n-th last.
+"""
+
+import math
+from bisect import bisect_left, bisect_right
+from dataclasses import replace
+
+from meshq.core.scaling_memory import REMEMBERED, Arrivals
+from meshq.core.scaling_values import Sample
+
+SMOOTHED = 60.0
+"""Seconds over which a rate is smoothed..."""
+SMOOTHED_MESSAGES = 20.0
+"""...or the time of this many messages, if that is more: a rate of one a minute is no rate of one in five seconds."""
+WINDOW = 10.0
+WINDOW_MESSAGES = 8.0
+"""The same of the window that is held against the smoothed rate."""
+SURPRISE = 3.0
+"""Standard deviations of a Poisson process beyond which the smoothed rate is not believed any more."""
+MOST_AHEAD = 1.5
+"""A growing rate is extrapolated to at most this times itself."""
+
+
+def counted(arrivals: Arrivals, before: Sample | None, sample: Sample) -> Arrivals:
+    """With one more sample, whose counts are known. An interval in which a counter began anew says nothing, and the next begins
+    there."""
+    now = _moment(sample)
+    if before is None or not arrivals.times:
+        return Arrivals((now,), (0.0,), 0.0, arrivals.slow)
+    seconds = now - arrivals.times[-1]
+    if seconds <= 0:
+        return arrivals
+    came = _came(before, sample)
+    if came is None:
+        return replace(arrivals, times=(*arrivals.times, now), totals=(*arrivals.totals, arrivals.totals[-1]))
+    net = came - arrivals.owed
+    first = bisect_left(arrivals.times, now - REMEMBERED)
+    return Arrivals(
+        (*arrivals.times[first:], now),
+        (*arrivals.totals[first:], arrivals.totals[-1] + max(0.0, net)),
+        max(0.0, -net),
+        _smoothed(arrivals.slow, max(0.0, net) / seconds, seconds),
+    )
+
+
+def _moment(sample: Sample) -> float:
+    return sample.at if sample.counted_at is None else sample.counted_at
+
+
+def _came(before: Sample, sample: Sample) -> float | None:
+    if sample.done is None or before.done is None:
+        return None
+    there = (sample.waiting or 0) + (sample.in_flight or 0)
+    were = (before.waiting or 0) + (before.in_flight or 0)
+    return sample.done - before.done + there - were
+
+
+def _smoothed(slow: float | None, rate: float, seconds: float) -> float:
+    if slow is None:
+        return rate
+    time = max(SMOOTHED, SMOOTHED_MESSAGES / slow if slow > 0 else math.inf)
+    if math.isinf(time):
+        time = SMOOTHED
+    return slow + (1 - math.exp(-seconds / time)) * (rate - slow)
+
+
+def total_at(arrivals: Arrivals, time: float) -> float:
+    """Messages that had come in by then, between two samples in proportion."""
+    times, totals = arrivals.times, arrivals.totals
+    right = bisect_right(times, time)
+    if right == 0:
+        return totals[0]
+    if right == len(times):
+        return totals[-1]
+    part = (time - times[right - 1]) / (times[right] - times[right - 1])
+    return totals[right - 1] + part * (totals[right] - totals[right - 1])
+
+
+def expected_rate(arrivals: Arrivals, ahead: float) -> float | None:
+    """Messages a second in `ahead` seconds; None before two samples.
+
+    The smoothed rate, unless the last seconds contradict it by more than chance (SURPRISE): then theirs, and, of a growing one, on
+    along its slope.
+    """
+    slow = arrivals.slow
+    if slow is None or len(arrivals.times) < 2:
+        return None
+    now = arrivals.times[-1]
+    window = max(WINDOW, WINDOW_MESSAGES / slow if slow > 0 else WINDOW)
+    window = min(window, now - arrivals.times[0])
+    if window <= 0:
+        return slow
+    came = arrivals.totals[-1] - total_at(arrivals, now - window)
+    chance = math.sqrt(max(slow * window, 1.0))
+    surprise = (came - slow * window) / chance
+    if surprise > SURPRISE:
+        recent = came / window
+        before = total_at(arrivals, now - window) - total_at(arrivals, now - 2 * window)
+        slope = (recent - before / window) / window
+        return min(recent + max(0.0, slope) * ahead, MOST_AHEAD * recent)
+    if surprise < -SURPRISE:
+        return max(came / window, slow / 2)
+    return slow
+
+
+def oldest_age(arrivals: Arrivals, waiting: int, now: float) -> float | None:
+    """Seconds that the head of the queues has waited, 0 where nothing does. None where it came in before anything is remembered."""
+    if waiting <= 0:
+        return 0.0
+    if not arrivals.times:
+        return None
+    wanted = arrivals.totals[-1] - waiting
+    if wanted < arrivals.totals[0]:
+        return None
+    # The first moment at which more than those before it had come in: the head is the next.
+    right = bisect_right(arrivals.totals, wanted)
+    if right >= len(arrivals.totals):
+        return max(0.0, now - arrivals.times[-1])
+    low, high = arrivals.totals[right - 1], arrivals.totals[right]
+    start = arrivals.times[right - 1]
+    return max(0.0, now - (start + (wanted - low) / (high - low) * (arrivals.times[right] - start)))
+
+
+def most_within(arrivals: Arrivals, seconds: float) -> float:
+    """The most messages that came in within any `seconds` that are remembered."""
+    times, totals = arrivals.times, arrivals.totals
+    most, start = 0.0, 0
+    for end in range(1, len(times)):
+        while times[end] - times[start] > seconds and start < end - 1:
+            start += 1
+        span = times[end] - times[start]
+        came = totals[end] - totals[start]
+        most = max(most, came if span <= seconds else came * seconds / span)
+    return most

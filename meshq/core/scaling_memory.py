@@ -1,0 +1,69 @@
+"""What the scaling of one consumer group remembers from one sample to the next. Frozen: a decision gives back a new one."""
+
+from dataclasses import dataclass, field
+
+from meshq.core.scaling_values import Sample
+
+REMEMBERED = 900.0
+"""Seconds of arrivals: a burst that came once in this time is expected again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """What came in, by conservation: what was settled and what is there now came in before."""
+
+    times: tuple[float, ...] = ()
+    """Seconds, one for each sample whose counts were known, at most REMEMBERED ago."""
+    totals: tuple[float, ...] = ()
+    """Messages that had come in by then, since some start; never less than before."""
+    owed: float = 0.0
+    """How far a sum of counts taken at slightly different moments fell below an earlier total: the next arrivals fill it first."""
+    slow: float | None = None
+    """Messages a second, smoothed over a minute or twenty messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What messages took, from the instances' own clocks: sums in which older ones count for less."""
+
+    messages: float = 0.0
+    busy: float = 0.0
+    """Seconds of work of those messages; `squares` of their squares."""
+    squares: float = 0.0
+    failed: float = 0.0
+    stuck_since: float | None = None
+    """Messages are in flight since then and none was ever handled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Replicas that were added, to see whether they help."""
+
+    at: float
+    """When they began to take messages."""
+    ready: int
+    """Replicas before..."""
+    settled: float
+    """...and messages a second that they settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    last: Sample | None = None
+    """The last one whose counts were known."""
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    effort: Effort = field(default_factory=Effort)
+    needs: tuple[tuple[float, int], ...] = ()
+    """When and how many replicas the terms asked for, for as long as a decision to go down looks back."""
+    desired: int | None = None
+    """As decided last."""
+    lowered_at: float | None = None
+    busy_at: float | None = None
+    """When there was work last."""
+    settling: float | None = None
+    """Messages settled a second, smoothed over the last samples."""
+    growth: Growth | None = None
+    saturated_until: float = 0.0
+
+
+START = Memory()
