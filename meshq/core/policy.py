@@ -8,6 +8,8 @@ from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
 
+from meshq.core.scaling_values import Scaling
+
 
 class WhenAbsent(Enum):
     """What becomes of a call when the version it goes to has no ready instance."""
@@ -63,3 +65,5 @@ class Policy:
     backlog_limit: int | None = None
     allow: frozenset[str] | None = None
     """Services that may call it; None: all."""
+    scale: Scaling | None = None
+    """How many replicas it is to have. None: as where nobody said anything (scaling_values.USUAL)."""

@@ -62,6 +62,14 @@ class Reading:
             self.faults.append((key, str(error)))
         return default
 
+    def take_all(self, read: Callable[[], _T], default: _T) -> _T:
+        """What stands on this level itself, read elsewhere."""
+        try:
+            return read()
+        except BadPolicy as error:
+            self.faults += error.faults
+        return default
+
     def well(self, key: str) -> bool:
         return all(fault.partition(".")[0] != key for fault, _ in self.faults)
 

@@ -27,6 +27,7 @@ from meshq.core.policy_fields import (
     read_when_absent,
     show_moment,
 )
+from meshq.core.scaling_policy import read_scaling, scaling_as_json
 
 __all__ = ["BadPolicy", "doubts", "parse_policy", "parse_retry", "policy_as_json"]
 
@@ -42,6 +43,7 @@ KEYS = (
     "retry",
     "backlogLimit",
     "allow",
+    "scale",
 )
 
 
@@ -64,6 +66,7 @@ def parse_policy(service: str, data: object, *, now_ms: int = 0, before: Policy 
     retry = reading.take("retry", parse_retry, None)
     backlog_limit = reading.take("backlogLimit", read_backlog_limit, None)
     allow = reading.take("allow", read_allow, None)
+    scale = reading.take("scale", read_scaling, None)
     if when_absent is WhenAbsent.FALLBACK and not fallback and reading.well("fallback"):
         reading.faults.append(("whenAbsent", 'fallback needs a list of versions, as in fallback: ["1"]'))
     if mirror is not None and [major for major, weight in weights.items() if weight] == [mirror.to]:
@@ -83,6 +86,7 @@ def parse_policy(service: str, data: object, *, now_ms: int = 0, before: Policy 
         retry,
         backlog_limit,
         allow,
+        scale,
     )
 
 
@@ -111,6 +115,8 @@ def policy_as_json(policy: Policy) -> dict[str, Any]:
         said["backlogLimit"] = policy.backlog_limit
     if policy.allow is not None:
         said["allow"] = sorted(policy.allow)
+    if policy.scale is not None:
+        said["scale"] = scaling_as_json(policy.scale)
     return said
 
 

@@ -39,6 +39,22 @@ class ScalingPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaling:
+    """Of all versions of a service."""
+
+    usual: ScalingPolicy = ScalingPolicy()
+    versions: Mapping[int, ScalingPolicy] = field(default_factory=lambda: MappingProxyType({}))
+    """Major -> its own, where it differs."""
+
+    def of(self, major: int) -> ScalingPolicy:
+        return self.versions.get(major, self.usual)
+
+
+USUAL = Scaling()
+"""Where nobody said anything."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """What was known of one consumer group at `at`."""
 
