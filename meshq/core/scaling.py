@@ -12,15 +12,21 @@ from dataclasses import replace
 from meshq.core import scaling_terms as terms
 from meshq.core import scaling_words as words
 from meshq.core.scaling_arrivals import counted, expected_rate, oldest_age
-from meshq.core.scaling_effort import failing, learnt, service_seconds, variation
+from meshq.core.scaling_effort import failing, learnt, service_seconds, variation, watched
 from meshq.core.scaling_growth import grown, is_saturated
 from meshq.core.scaling_memory import START, Memory
 from meshq.core.scaling_terms import Needs, Work
 from meshq.core.scaling_values import DEFAULT_LEAD, EVERY, STALE_AFTER, Decision, Sample, ScalingPolicy
 
-STABILIZATION = 60.0
+STABILIZATION = 300.0
 """Seconds, or twice the lead if that is more: what was needed within them is needed still."""
-STEP_DOWN = 0.25
+REGRET = 600.0
+"""Seconds: more replicas so soon after fewer were one change too many in each direction..."""
+MOST_PATIENT = 3.0
+"""...and make needs be remembered longer, up to so many times..."""
+FORGIVEN = 1800.0
+"""...until nothing was regretted for so many seconds."""
+STEP_DOWN = 0.5
 STEP_EVERY = 15.0
 """At most this part of the replicas, and at least one, goes within so many seconds."""
 WORTH = 0.10
@@ -29,7 +35,8 @@ FAILING = 0.20
 """Where more than this part of the messages fails, more replicas only make more failures."""
 LONG_WORK = 5.0
 """Seconds of service time from which messages at work hold their replicas."""
-IDLE = 60.0
+IDLE = 300.0
+"""As KEDA's cooldownPeriod."""
 IDLE_SERVICES = 10.0
 
 
@@ -89,7 +96,7 @@ def _with(memory: Memory, sample: Sample) -> Memory:
     return replace(
         grown(memory, sample),
         arrivals=counted(memory.arrivals, memory.last, sample),
-        effort=learnt(memory.effort, memory.last, sample),
+        effort=watched(learnt(memory.effort, memory.last, sample), sample),
         last=sample,
         busy_at=busy_at,
     )
@@ -105,7 +112,7 @@ def lead(sample: Sample, policy: ScalingPolicy) -> float:
 def _work(memory: Memory, sample: Sample, policy: ScalingPolicy) -> Work | None:
     """None while it is not known what a message takes or how many come."""
     ahead = lead(sample, policy)
-    rate = expected_rate(memory.arrivals, ahead)
+    rate = expected_rate(memory.arrivals, ahead, policy.wait)
     service = service_seconds(memory.effort, sample.at)
     if rate is None or service is None:
         return None
@@ -114,7 +121,7 @@ def _work(memory: Memory, sample: Sample, policy: ScalingPolicy) -> Work | None:
     ordered = _there(memory, sample) or 0
     at_work = min(float(sample.in_flight or 0), slots * max(1.0, ready))
     waiting = float(sample.waiting or 0) + (sample.in_flight or 0) - at_work + sample.spooled
-    age = oldest_age(memory.arrivals, sample.waiting or 0, sample.at)
+    age = _age(memory, sample)
     return Work(
         rate,
         service,
@@ -129,6 +136,14 @@ def _work(memory: Memory, sample: Sample, policy: ScalingPolicy) -> Work | None:
         policy.wait,
         policy.quantile,
     )
+
+
+def _age(memory: Memory, sample: Sample) -> float | None:
+    """Of the oldest message that waits; None where it is older than all that is remembered."""
+    age = oldest_age(memory.arrivals, sample.waiting or 0, sample.at)
+    if sample.oldest_call is None:
+        return age
+    return sample.oldest_call if age is None else min(age, sample.oldest_call)
 
 
 # --- what the work needs --------------------------------------------------------------------------------------------------------
@@ -190,7 +205,8 @@ def _decided(
     if there is None:
         return memory, words.unknown(sample)
     need = _clamped(needs.most, sample, policy)
-    look_back = _look_back(sample, policy)
+    memory = _forgiven(memory, sample)
+    look_back = _look_back(sample, policy) * memory.patience
     recent = (*(each for each in memory.needs if each[0] > sample.at - look_back), (sample.at, need))
     memory = replace(memory, needs=recent)
     limit = _clamped(there, sample, policy)
@@ -202,9 +218,24 @@ def _decided(
         number, held = limit, ""
     else:
         number, held = _down(memory, sample, policy, work, there, need, look_back)
-    lowered_at = sample.at if number < there and number != memory.desired else memory.lowered_at
-    memory = replace(memory, desired=number, lowered_at=lowered_at)
+    memory = _moved(memory, sample, there, number)
     return memory, words.decided(number, there, held, sample, policy, work, needs, failing(memory.effort), not known)
+
+
+def _moved(memory: Memory, sample: Sample, there: int, number: int) -> Memory:
+    if number < there and number != memory.desired:
+        return replace(memory, desired=number, lowered_at=sample.at)
+    soon = memory.lowered_at is not None and sample.at - memory.lowered_at <= REGRET
+    if number <= there or not soon or memory.regretted_at == memory.lowered_at:
+        return replace(memory, desired=number)
+    patience = min(MOST_PATIENT, memory.patience + 1.0)
+    return replace(memory, desired=number, regretted_at=memory.lowered_at, patience=patience)
+
+
+def _forgiven(memory: Memory, sample: Sample) -> Memory:
+    if memory.regretted_at is None or sample.at - memory.regretted_at <= FORGIVEN:
+        return memory
+    return replace(memory, regretted_at=None, patience=1.0)
 
 
 def _up(memory: Memory, sample: Sample, there: int, need: int, needs: Needs) -> tuple[int, str]:
@@ -218,16 +249,18 @@ def _up(memory: Memory, sample: Sample, there: int, need: int, needs: Needs) -> 
 def _down(
     memory: Memory, sample: Sample, policy: ScalingPolicy, work: Work | None, there: int, need: int, look_back: float
 ) -> tuple[int, str]:
-    floor, held = need, ""
+    if _is_idle(memory, sample, policy, 0.0 if work is None else work.service):
+        return need, ""
+    floor, held = (need, "") if need else (1, "not-idle")
     if work is not None:
-        burst = terms.burst_memory(memory.arrivals, work, policy.max)
+        burst = min(policy.max, terms.burst_memory(memory.arrivals, work, policy.max))
         if burst > floor:
-            floor, held = min(burst, policy.max), "burst-memory"
+            floor, held = burst, "burst-memory"
     recently = max(each for _, each in memory.needs)
-    if recently > floor or memory.arrivals.times[0] > sample.at - look_back:
-        floor, held = max(recently, floor) if recently > floor else there, "damped"
-    if floor == 0 and not _is_idle(memory, sample, policy, 0.0 if work is None else work.service):
-        floor, held = 1, "not-idle"
+    if memory.arrivals.times[0] > sample.at - look_back:
+        return there, "damped"  # what is remembered does not reach back so far yet
+    if recently > floor:
+        floor, held = recently, "damped"
     if there - floor < max(1.0, WORTH * there):
         return there, held
     if memory.lowered_at is not None and sample.at - memory.lowered_at < STEP_EVERY:

@@ -18,6 +18,7 @@ SMOOTHED_MESSAGES = 20.0
 WINDOW = 10.0
 WINDOW_MESSAGES = 8.0
 """The same of the window that is held against the smoothed rate."""
+WINDOW_OF_WAIT = 0.5
 SURPRISE = 3.0
 """Standard deviations of a Poisson process beyond which the smoothed rate is not believed any more."""
 MOST_AHEAD = 1.5
@@ -79,31 +80,42 @@ def total_at(arrivals: Arrivals, time: float) -> float:
     return totals[right - 1] + part * (totals[right] - totals[right - 1])
 
 
-def expected_rate(arrivals: Arrivals, ahead: float) -> float | None:
+def expected_rate(arrivals: Arrivals, ahead: float, wait: float) -> float | None:
     """Messages a second in `ahead` seconds; None before two samples.
 
     The smoothed rate, unless the last seconds contradict it by more than chance (SURPRISE): then theirs, and, of a growing one, on
-    along its slope.
+    along its slope. What comes and goes within a part of the `wait` that messages have is no rate: it may stand in the queue.
     """
     slow = arrivals.slow
     if slow is None or len(arrivals.times) < 2:
         return None
     now = arrivals.times[-1]
-    window = max(WINDOW, WINDOW_MESSAGES / slow if slow > 0 else WINDOW)
+    window = max(WINDOW, wait * WINDOW_OF_WAIT, WINDOW_MESSAGES / slow if slow > 0 else WINDOW)
     window = min(window, now - arrivals.times[0])
     if window <= 0:
         return slow
-    came = arrivals.totals[-1] - total_at(arrivals, now - window)
-    chance = math.sqrt(max(slow * window, 1.0))
-    surprise = (came - slow * window) / chance
-    if surprise > SURPRISE:
-        recent = came / window
-        before = total_at(arrivals, now - window) - total_at(arrivals, now - 2 * window)
-        slope = (recent - before / window) / window
-        return min(recent + max(0.0, slope) * ahead, MOST_AHEAD * recent)
+    recent = _rate(arrivals, now, window)
+    surprise = _surprise(recent, slow, window)
     if surprise < -SURPRISE:
-        return max(came / window, slow / 2)
-    return slow
+        return max(recent, slow / 2)
+    if surprise <= SURPRISE:
+        return slow
+    latest = _rate(arrivals, now, min(WINDOW, window))
+    if _surprise(latest, recent, min(WINDOW, window)) < -SURPRISE:
+        return max(latest, slow)  # a burst that is over: it stands in the queue
+    if surprise < 2 * SURPRISE:
+        return recent
+    slope = (recent - _rate(arrivals, now - window, window)) / window
+    return min(recent + max(0.0, slope) * ahead, MOST_AHEAD * recent)
+
+
+def _rate(arrivals: Arrivals, until: float, seconds: float) -> float:
+    return (total_at(arrivals, until) - total_at(arrivals, until - seconds)) / seconds
+
+
+def _surprise(rate: float, expected: float, seconds: float) -> float:
+    """Standard deviations of a Poisson process of the expected rate."""
+    return (rate - expected) * seconds / math.sqrt(max(1.0, expected * seconds))
 
 
 def oldest_age(arrivals: Arrivals, waiting: int, now: float) -> float | None:

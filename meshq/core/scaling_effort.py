@@ -1,5 +1,6 @@
 """What one message takes: true processing time, never throughput, which the number of replicas would change (DS2, OSDI 2018)."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -11,6 +12,12 @@ FORGOTTEN = 60.0
 FEW = 20.0
 AT_FIRST = 50.0
 """Messages' worth of a history that began before the first sample."""
+SLOWER_WITHIN = 10.0
+"""Seconds over which it is looked whether messages take longer than they did, and..."""
+SURPRISE = 3.0
+"""...standard deviations of a Poisson process by which fewer are settled then."""
+MOST_SLOWER = 5.0
+"""Beyond, an app rather hangs than works, and more of it would hang too."""
 SHORTEST = 1e-4
 """Seconds: no app answers sooner, and a clock that says 0 must not make a replica infinitely fast."""
 
@@ -28,6 +35,29 @@ def learnt(effort: Effort, before: Sample | None, sample: Sample) -> Effort:
     return _stuck(_with(effort, sample, kept, before, 1.0), sample)
 
 
+def watched(effort: Effort, sample: Sample) -> Effort:
+    """With how many are worked on, and were settled, while all instances are busy: else the first says little about the second."""
+    if sample.done is None or not sample.waiting:
+        return replace(effort, recent=())
+    at_work = min(float(sample.in_flight or 0), (sample.slots or 1.0) * (sample.ready or 0))
+    kept = [each for each in effort.recent if each[0] >= sample.at - 2 * SLOWER_WITHIN]
+    return replace(effort, recent=(*kept, (sample.at, at_work, sample.done)))
+
+
+def _slower(effort: Effort, usual: float) -> float:
+    """Seconds that a message takes now: `usual`, unless so few were settled of those worked on in the last seconds that it must be
+    more (Little's law). The mean over those that were settled would show it only once they are."""
+    recent = [each for each in effort.recent if each[0] >= effort.recent[-1][0] - SLOWER_WITHIN]
+    if len(recent) < 3:
+        return usual
+    seconds, settled = recent[-1][0] - recent[0][0], recent[-1][2] - recent[0][2]
+    at_work = sum((then[1] + now[1]) / 2 * (now[0] - then[0]) for then, now in itertools.pairwise(recent))
+    expected = at_work / usual
+    if expected <= 0 or (expected - settled) / math.sqrt(max(1.0, expected)) < SURPRISE or seconds <= 0:
+        return usual
+    return min(MOST_SLOWER * usual, at_work / max(1.0, settled))
+
+
 def _with(effort: Effort, sample: Sample, kept: float, before: Sample | None, share: float) -> Effort:
     def more(name: str) -> float:
         now, then = getattr(sample, name), None if before is None else getattr(before, name)
@@ -39,6 +69,7 @@ def _with(effort: Effort, sample: Sample, kept: float, before: Sample | None, sh
         effort.squares * kept + more("busy_squares"),
         effort.failed * kept + more("failed"),
         effort.stuck_since,
+        effort.recent,
     )
 
 
@@ -52,7 +83,7 @@ def service_seconds(effort: Effort, now: float) -> float | None:
     """Seconds of work a message, on average; None where nothing was handled and nothing is being. Of a first message that is still
     worked on, as long as it has taken."""
     if effort.messages > 0:
-        return max(SHORTEST, effort.busy / effort.messages)
+        return _slower(effort, max(SHORTEST, effort.busy / effort.messages))
     return None if effort.stuck_since is None or now <= effort.stuck_since else now - effort.stuck_since
 
 

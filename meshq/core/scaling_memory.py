@@ -33,6 +33,9 @@ class Effort:
     failed: float = 0.0
     stuck_since: float | None = None
     """Messages are in flight since then and none was ever handled."""
+    recent: tuple[tuple[float, float, float], ...] = ()
+    """Of the last samples, as long as more messages waited in each of them: when, messages worked on then, and messages settled until
+    then (a counter)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,10 @@ class Memory:
     desired: int | None = None
     """As decided last."""
     lowered_at: float | None = None
+    regretted_at: float | None = None
+    """When more was needed so soon after there were fewer that it would have been better to keep them."""
+    patience: float = 1.0
+    """How many times longer than usual a need is remembered, because of regrets."""
     busy_at: float | None = None
     """When there was work last."""
     settling: float | None = None

@@ -90,6 +90,8 @@ def _servers(load: float, work: Work) -> float:
 
 def drain(work: Work) -> int:
     """Replicas that work off what stands in the queues by the time that its oldest should be done; 0 where so much may stand there."""
+    if work.waiting <= 0:
+        return 0
     if work.service > work.lead:
         return _slots_for_long_work(work)
     idle_soon = work.each * (work.ready + work.pending / 2)
@@ -103,8 +105,6 @@ def drain(work: Work) -> int:
 
 def _slots_for_long_work(work: Work) -> int:
     """Rates say little where a message takes longer than a replica to start: count slots. Those that become free in time take some."""
-    if work.waiting <= 0:
-        return 0
     left = max(0.0, work.wait - work.age - work.lead)
     freed = work.at_work * left / work.service
     return math.ceil((work.at_work + max(0.0, work.waiting - freed)) / work.slots - 1e-9)

@@ -33,9 +33,9 @@ class ScalingPolicy:
     lead: float | None = None
     """Seconds from the order of a replica to its first message; None: as measured, DEFAULT_LEAD before there was one."""
     idle: float | None = None
-    """Seconds without any work before the last replica goes; None: 60, or ten times what a message takes if that is more."""
+    """Seconds without any work before the last replica goes; None: 300, or ten times what a message takes if that is more."""
     stabilization: float | None = None
-    """Seconds for which a need is remembered before fewer replicas will do; None: 60, or twice the lead if that is more."""
+    """Seconds for which a need is remembered before fewer replicas will do; None: 300, or twice the lead if that is more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,9 @@ class Sample:
     single: bool = False
     """Its queues have a single active consumer: a second replica would only wait."""
     age_is_bound: bool = False
-    """Priorities are in use, or messages expire: an age is an upper bound."""
+    """Waited calls are among what waits, whose place in the queue others may take that expire: an age is an upper bound."""
+    oldest_call: float | None = None
+    """Seconds that the one of them waits that waits longest, says its caller; None where other messages wait too, or nobody says so."""
 
 
 @dataclass(frozen=True, slots=True)
