@@ -150,6 +150,7 @@ class _Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Nothing is under way, save perhaps a request body that the app did not wait for."""
+        self._client.leaving(self)
         if self._transport.get_write_buffer_size():
             self._transport.abort()
         else:
@@ -183,6 +184,8 @@ class Client:
         self._idle_timeout = idle_timeout
         self._idle: list[_Connection] = []  # the last one in is the first one out
         self._open: set[_Connection] = set()
+        self._leaving: set[_Connection] = set()
+        """Closed by us, and not gone yet: the next request need not wait for that."""
         self._connecting: set[_Call] = set()
         self._tasks = Tasks()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -220,7 +223,7 @@ class Client:
         if self._sweeper is not None:
             self._sweeper.cancel()
         await self._tasks.close()
-        if self._open:
+        if self._open or self._leaving:
             self._all_gone.clear()
             await self._all_gone.wait()
 
@@ -254,11 +257,17 @@ class Client:
         else:
             connection.send(call)
 
+    def leaving(self, connection: _Connection) -> None:
+        if connection in self._open:
+            self._open.remove(connection)
+            self._leaving.add(connection)
+
     def lost(self, connection: _Connection) -> None:
         self._open.discard(connection)
+        self._leaving.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-        if not self._open:
+        if not self._open and not self._leaving:
             self._all_gone.set()
 
     def keep(self, connection: _Connection, idle_seconds: float | None) -> None:

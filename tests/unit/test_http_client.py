@@ -539,6 +539,29 @@ def test_more_connections_than_allowed_are_refused(run) -> None:
     run(scene())
 
 
+def test_a_connection_that_is_over_makes_room_at_once(run) -> None:
+    """An app that closes after each answer, asked again from within the answer."""
+
+    async def scene() -> None:
+        closing = response(b"Connection: close", b"Content-Length: 0")
+        async with app(says(closing, then_close=True), max_connections=1) as (client, _):
+            answers: list[HttpResponse | Failed] = []
+            over = asyncio.Event()
+
+            def next_one(answer: HttpResponse | Failed) -> None:
+                answers.append(answer)
+                if len(answers) == 3:
+                    over.set()
+                else:
+                    client.request(GET, PATIENCE, next_one)
+
+            client.request(GET, PATIENCE, next_one)
+            await within(over.wait())
+            assert [type(each) for each in answers] == [HttpResponse] * 3
+
+    run(scene())
+
+
 def test_close_cancels_what_runs_and_refuses_what_comes(run) -> None:
     async def scene() -> None:
         async with app(says(b"")) as (client, _):
