@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 
 from meshq.calling_copies import Copying
+from meshq.calling_counts import CallCounts
 from meshq.calling_denials import Denials
 from meshq.calling_expected import Expected
 from meshq.calling_outgoing import Outgoing
@@ -24,7 +25,8 @@ from meshq.core.instances import Snapshot, State
 from meshq.core.message import DecodeError, Fault, Message, Request, Response, decode
 from meshq.core.outcomes import as_response
 from meshq.core.places import Backlog, Place, call_place
-from meshq.core.routing import Routes, unroutable
+from meshq.core.reports import Calls
+from meshq.core.routing import Absent, Routes, unroutable
 from meshq.core.standing import panics
 from meshq.core.usage import Usage
 from meshq.ports import Broker, Clock, Delivery, Metrics
@@ -34,7 +36,8 @@ logger = logging.getLogger(__name__)
 
 
 class Caller:
-    """`picture` gives the latest snapshot of the registry. `usage` is noted in for every topic that is called."""
+    """`picture` gives the latest snapshot of the registry. `usage` is noted in for every topic that is called; `wake` is called with one
+    that nobody is there for."""
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Caller:
         service: str,
         instance: str,
         backlog: Backlog = lambda service, queue: None,
+        wake: Callable[[str], None] = lambda topic: None,
     ) -> None:
         self._broker = broker
         self._clock = clock
@@ -52,6 +56,7 @@ class Caller:
         self._picture = picture
         self._service = service
         self._backlog = backlog
+        self._wake = wake
         self._fresh = Randomness()
         self._routes = Routes(service)
         self._waiting = WaitingCalls(clock, lambda waiting: self._outgoing.forget(waiting.request.id), self._on_expired)
@@ -63,12 +68,17 @@ class Caller:
         self.expect = self._expected.expect
         self.denial = self._denials.find
         self.usage = Usage()
+        self._counts = CallCounts()
         broker.open_replies(service, instance, self)
         self._outgoing = Outgoing(broker, clock, metrics, picture, self._waiting, self._answer_problem)
 
     def __len__(self) -> int:
         """How many wait for an answer."""
         return len(self._waiting) + len(self._expected)
+
+    def calls(self) -> dict[str, Calls]:
+        """By topic, what became of those with no ordering key."""
+        return self._counts.by_topic((each for _, each in self._waiting.entries()), self._clock.monotonic())
 
     def call(self, call: Call, done: Done) -> Callable[[], None]:
         """Send it; `done` is called exactly once, possibly before this returns. Returns a function to give up waiting, after
@@ -78,6 +88,8 @@ class Caller:
         now = self._clock.monotonic()
         found = self._routes.find(call, self._picture(), random)
         if isinstance(found, Problem):
+            if isinstance(found, Absent) and found.wakes:
+                self._wake(found.wakes)
             return self._refuse(call, message_id, found, done, now)
         place = call_place(found.topic, call.key)
         problem = self._objection(call.address.service, place)
@@ -98,6 +110,9 @@ class Caller:
             self._waiting.take(message_id)
             return self._refuse(call, message_id, self._outgoing.away(), done, now)
         self.usage.note(found.topic, now)
+        self._counts.sent(waiting)
+        if found.wakes:
+            self._wake(found.wakes)
         if found.event:
             self._metrics.count(found.event)
         if found.copies is not None and found.copies.take(random):
@@ -122,6 +137,7 @@ class Caller:
             if waiting is not None:
                 self._metrics.count("unroutable")
                 self.usage.forget(waiting.route.topic)
+                self._counts.forget(waiting)
                 call = waiting.call
                 self._answer_problem(waiting, unroutable(call.address, self._picture(), call.key))
 
@@ -190,6 +206,7 @@ class Caller:
     def _give_up(self, message_id: str) -> None:
         waiting = self._waiting.take(message_id)
         if waiting is not None:
+            self._counts.answered(waiting)
             self._count(waiting.call, "hung-up", waiting.since)
 
     # --- answers ----------------------------------------------------------------------------------------------------------
@@ -205,6 +222,10 @@ class Caller:
         self._answer(waiting, problem.as_response())
 
     def _answer(self, waiting: Waiting, response: HttpResponse) -> None:
+        self._counts.answered(waiting)
+        self._respond(waiting, response)
+
+    def _respond(self, waiting: Waiting, response: HttpResponse) -> None:
         if waiting.route.told:
             tell(response.headers, waiting.route.told)
         response.headers.append((b"Meshq-Message-Id", waiting.request.id.encode()))
@@ -218,8 +239,10 @@ class Caller:
         self._metrics.call_answered(service, call.route, code, self._clock.monotonic() - since)
 
     def _on_expired(self, waiting: Waiting) -> None:
+        self._counts.expired(waiting)
         safe = safe_to_repeat(waiting.request)
-        self._answer_problem(waiting, Problem(Code.DEADLINE, self._why_no_answer(waiting), retryable=safe))
+        problem = Problem(Code.DEADLINE, self._why_no_answer(waiting), retryable=safe)
+        self._respond(waiting, problem.as_response())
 
     def _why_no_answer(self, waiting: Waiting) -> str:
         name = waiting.call.address.service

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from meshq.core.http import Failed, HttpRequest, HttpResponse
 from meshq.core.instances import Instance, Load, Renewal, Snapshot, State
 from meshq.core.policy import Policy
+from meshq.core.reports import Report, Reported
 from meshq.core.topology import Topology
 
 # --- the broker ----------------------------------------------------------------------------------------------------------
@@ -120,6 +121,11 @@ class QueueStats(NamedTuple):
     in_rate: float | None = None
     """Messages a second, as is `out_rate`."""
     out_rate: float | None = None
+    done: float | None = None
+    """Messages that left it for good since some start. A counter: it may begin anew. RabbitMQ counts only those that a consumer
+    took, not what expired or was dead-lettered by the broker."""
+    single: bool | None = None
+    """Only one of its consumers gets messages at a time."""
 
 
 class ReplyHandler(Protocol):
@@ -362,8 +368,11 @@ class Registry(Protocol):
         the fencing token of what follows. While the registry knows the id, its operator's pause stays, or that it has none; of an
         id that it does not know (it may have lost its data), the pause is taken from `instance.orders`."""
 
-    async def renew(self, service: str, instance: str, generation: int, load: Load) -> Renewal | None:
-        """Prolong the lease, of one that was given up too. None when the registry does not know the instance (register again)."""
+    async def renew(
+        self, service: str, instance: str, generation: int, load: Load, report: Report | None = None
+    ) -> Renewal | None:
+        """Prolong the lease, of one that was given up too. None when the registry does not know the instance (register again).
+        `report` takes the place of the instance's earlier one, if it is given; it is in no picture."""
 
     async def set_state(self, service: str, instance: str, generation: int, state: State) -> None: ...
 
@@ -411,6 +420,18 @@ class Registry(Protocol):
     async def retire(self, service: str, major: int) -> bool:
         """Forget the major, and with its last one the service, if all its instances are down: those register again should they
         come back. True also for one that is not known. False, and nothing happens, while an instance that is not down serves it."""
+
+    # For scaling. Nothing of it is a visible change.
+
+    async def reports(self) -> Sequence[Reported]:
+        """The last report of each instance that made one since it registered and is not down."""
+
+    async def wake(self, topics: Sequence[str]) -> None:
+        """Something is sent to these topics of services, known or not, and nobody is there to take it."""
+
+    async def woken(self, after: str, timeout: float) -> tuple[str, Sequence[str]]:
+        """Wait until `wake` was called after `after`, at most `timeout` seconds. Returns where to go on, and the topics, each once.
+        `after` is what the last call returned, "" for now. Of more than a thousand calls the latest are told."""
 
 
 # --- HTTP -----------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from meshq.core.errors import Code, Problem
 from meshq.core.instances import Snapshot
 from meshq.core.message import Request, encode_request
 from meshq.core.places import Backlog, Place, work_place
-from meshq.core.routing import Route, Routes, unheard_of, unroutable
+from meshq.core.routing import Absent, Route, Routes, unheard_of, unroutable
 from meshq.ports import Broker, Clock, Metrics, Publication
 from meshq.randomness import Randomness
 from meshq.sending_call import REQUESTS, Answers, Done, Sending
@@ -29,7 +29,7 @@ __all__ = ["REQUESTS", "Answers", "Fate", "Forwarder", "Sender", "Told"]
 
 class Sender:
     """`accepted(id, service)` is called for every call that was accepted. `has_app`: there is an app to which a result could be
-    posted. `always_spool`: MESHQ_ACK=spool."""
+    posted. `always_spool`: MESHQ_ACK=spool. `wake` is called with a topic that nobody is there for."""
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Sender:
         spool: Forwarder | None = None,
         always_spool: bool = False,
         backlog: Backlog = lambda service, queue: None,
+        wake: Callable[[str], None] = lambda topic: None,
     ) -> None:
         self._broker = broker
         self._clock = clock
@@ -56,6 +57,7 @@ class Sender:
         self._accepted = accepted
         self.has_app = has_app
         self._backlog = backlog
+        self._wake = wake
         self._fresh = Randomness()
         self._routes = Routes(service)
         self._keys = KeyQueues(broker, clock, tasks)
@@ -78,6 +80,8 @@ class Sender:
         sending = Sending(self, call, self._fresh(16), done, self._clock.monotonic())
         found = self._routes.find(call, self._picture(), sending.random)
         if isinstance(found, Problem):
+            if isinstance(found, Absent) and found.wakes:
+                self._wake(found.wakes)
             sending.refuse(found)
         else:
             self._check(sending, found, call.durable)
@@ -123,6 +127,8 @@ class Sender:
                 sending.refuse(Problem(Code.OVERLOADED, "too many calls already wait for an answer"))
                 return
         self._answers.usage.note(found.topic, self._clock.monotonic())
+        if found.wakes and not durable.delay:
+            self._wake(found.wakes)
         if found.event:
             self._metrics.count(found.event)
         sending.request = self._request(sending, found, durable, answer_to)

@@ -8,6 +8,7 @@ from meshq.core.names import parse_version
 from meshq.core.policy import Policy, Retry
 from meshq.ports import Broker, Clock, HttpClient, Store
 from meshq_sidecar.capacity import Capacity
+from meshq_sidecar.counting import WorkCounts
 from meshq_sidecar.gate import Gate
 from meshq_sidecar.identity import Identity
 from meshq_sidecar.inbound import Inbound
@@ -55,8 +56,9 @@ class Receiver:
         self.results: list[tuple[Response | Fault, str, Stored]] = []
         prefetch = prefetch or 4 * concurrency
         gate = Gate(concurrency)
+        self.counts = WorkCounts(clock.monotonic())
         policy = OwnPolicy(lambda: self.policy, retry, proves=broker.user == identity.service)
-        self.local = LocalApp(client, clock, self.metrics, gate, token, APP_TIMEOUT, self._on_refused)
+        self.local = LocalApp(client, clock, self.metrics, gate, token, APP_TIMEOUT, self._on_refused, self.counts)
         self.once = OncePerKey(store, clock, self.metrics, str(identity), lease)
         self.settler = Settler(broker, clock, self.metrics, str(identity), lambda: self.work.check_idle(), self._denial)
         self.inbound = Inbound(

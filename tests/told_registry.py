@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from meshq.core.instances import Instance, Load, Renewal, Snapshot, State
 from meshq.core.policy import Policy
+from meshq.core.reports import Report, Reported
 from meshq.ports import Fenced, RegistryAway
 
 NOW_MS = 2_000_000_000_000
@@ -25,6 +26,10 @@ class ToldRegistry:
         self.snapshots = 0
         self.held: asyncio.Event | None = None
         """Renewals wait for it."""
+        self.report: Report | None = None
+        """The last."""
+        self.waking: asyncio.Event | None = None
+        """Wakes wait for it."""
         self.renewing = self.most_renewing = 0
         self._changed = asyncio.Event()
 
@@ -45,7 +50,9 @@ class ToldRegistry:
         self.said.append(("register", instance.state))
         return self.generation
 
-    async def renew(self, service: str, instance: str, generation: int, load: Load) -> Renewal | None:
+    async def renew(
+        self, service: str, instance: str, generation: int, load: Load, report: Report | None = None
+    ) -> Renewal | None:
         self.renewing += 1
         self.most_renewing = max(self.most_renewing, self.renewing)
         try:
@@ -55,6 +62,7 @@ class ToldRegistry:
         finally:
             self.renewing -= 1
         self.said.append(("renew", load.in_flight))
+        self.report = report
         return Renewal(NOW_MS, self.picture.revision) if self.known else None
 
     async def set_state(self, service: str, instance: str, generation: int, state: State) -> None:
@@ -98,6 +106,18 @@ class ToldRegistry:
 
     async def retire(self, service: str, major: int) -> bool:
         raise NotImplementedError("an operator's")
+
+    async def reports(self) -> Sequence[Reported]:
+        raise NotImplementedError("for whoever scales")
+
+    async def wake(self, topics: Sequence[str]) -> None:
+        if self.waking is not None:
+            await self.waking.wait()
+        self._check()
+        self.said.append(("wake", *topics))
+
+    async def woken(self, after: str, timeout: float) -> tuple[str, Sequence[str]]:
+        raise NotImplementedError("for whoever scales")
 
     async def snapshot(self) -> Snapshot:
         self._check()

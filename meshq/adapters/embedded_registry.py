@@ -12,6 +12,7 @@ from meshq.adapters.embedded_registry_callers import Callers
 from meshq.adapters.embedded_registry_client import EmbeddedRegistry
 from meshq.adapters.embedded_registry_file import Kept, RegistryFile
 from meshq.adapters.embedded_registry_leases import NEVER, Lease, Leases
+from meshq.adapters.embedded_registry_wakes import Wakes
 from meshq.core.instances import (
     FORGET_AFTER_MS,
     TTL_MS,
@@ -27,6 +28,7 @@ from meshq.core.instances import (
 )
 from meshq.core.names import Version
 from meshq.core.policy import Policy
+from meshq.core.reports import Report, Reported
 from meshq.ports import Clock, Fenced
 
 
@@ -49,6 +51,7 @@ class EmbeddedRegistryHub:
         self._generation = 0
         self._changed = asyncio.Event()
         """Set, and replaced by a new one, at each change."""
+        self._wakes = Wakes()
         self._begin()
 
     def connect(self) -> EmbeddedRegistry:
@@ -74,7 +77,9 @@ class EmbeddedRegistryHub:
         self._note_change(instance.service)
         return self._generation
 
-    def renew(self, service: str, instance: str, generation: int, load: Load) -> Renewal | None:
+    def renew(
+        self, service: str, instance: str, generation: int, load: Load, report: Report | None = None
+    ) -> Renewal | None:
         now = self._now()
         lease = self._lease(service, instance, generation)
         if lease is None:
@@ -82,6 +87,8 @@ class EmbeddedRegistryHub:
         if self._leases.renew(lease, load, now):
             self._serve(lease.record)
             self._note_change(service)
+        if report is not None:
+            lease.report, lease.reported_ms = report, now
         return Renewal(now, self._revision)
 
     def set_state(self, service: str, instance: str, generation: int, state: State) -> None:
@@ -172,6 +179,18 @@ class EmbeddedRegistryHub:
                 del self._majors[service]
             self._note_change(service)
         return True
+
+    # --- scaling ------------------------------------------------------------------------------------------------------------
+
+    def reports(self) -> Sequence[Reported]:
+        self._now()
+        return self._leases.reports()
+
+    def wake(self, topics: Sequence[str]) -> None:
+        self._wakes.add(topics)
+
+    async def woken(self, after: str, timeout: float) -> tuple[str, Sequence[str]]:
+        return await self._wakes.after(after, timeout)
 
     # --- within -------------------------------------------------------------------------------------------------------------
 

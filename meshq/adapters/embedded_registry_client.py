@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from meshq.core.instances import Instance, Load, Renewal, Snapshot, State
 from meshq.core.policy import Policy
+from meshq.core.reports import Report, Reported
 
 if TYPE_CHECKING:
     from meshq.adapters.embedded_registry import EmbeddedRegistryHub
@@ -25,8 +26,10 @@ class EmbeddedRegistry:
     async def register(self, instance: Instance) -> int:
         return self._hub.register(instance)
 
-    async def renew(self, service: str, instance: str, generation: int, load: Load) -> Renewal | None:
-        return self._hub.renew(service, instance, generation, load)
+    async def renew(
+        self, service: str, instance: str, generation: int, load: Load, report: Report | None = None
+    ) -> Renewal | None:
+        return self._hub.renew(service, instance, generation, load, report)
 
     async def set_state(self, service: str, instance: str, generation: int, state: State) -> None:
         self._hub.set_state(service, instance, generation, state)
@@ -63,3 +66,12 @@ class EmbeddedRegistry:
 
     async def retire(self, service: str, major: int) -> bool:
         return self._hub.retire(service, major)
+
+    async def reports(self) -> Sequence[Reported]:
+        return self._hub.reports()
+
+    async def wake(self, topics: Sequence[str]) -> None:
+        self._hub.wake(topics)
+
+    async def woken(self, after: str, timeout: float) -> tuple[str, Sequence[str]]:
+        return await self._hub.woken(after, timeout)

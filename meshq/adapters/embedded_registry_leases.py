@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from meshq.core.eviction import GUARD_AFTER_RETURN_MS, QUIET_AGAIN, SECOND_MS, allowance, given_up_at, holds
 from meshq.core.instances import FORGET_AFTER_MS, TTL_MS, Instance, Load, Pause, State, visible_state
+from meshq.core.reports import Report, Reported
 
 NEVER = 2**63
 """A time that does not come, Unix milliseconds."""
@@ -26,6 +27,9 @@ class Lease:
     """What readers were told last."""
     gone_ms: int | None = None
     """When it was given up."""
+    report: Report | None = None
+    """Its last."""
+    reported_ms: int = 0
 
     @property
     def pauses(self) -> tuple[Pause | None, Pause | None]:
@@ -114,6 +118,14 @@ class Leases:
         self.touch(lease, now_ms)
         return changed
 
+    def reports(self) -> list[Reported]:
+        """Of those who made one and were not given up since."""
+        return [
+            Reported(lease.record.service, lease.record.id, lease.reported_ms, lease.report)
+            for lease in self
+            if lease.report is not None
+        ]
+
     def remove(self, service: str, instance: str) -> None:
         del self._services[service][instance]
         self._resettle()
@@ -167,7 +179,7 @@ class Leases:
         due = [lease for lease in expired if now_ms >= lease.given_up_at(held, self._quiet_ms)]
         chosen = self._chance.sample(due, min(self._room(len(standing), now_ms), len(due)))
         for lease in chosen:
-            lease.gone_ms = now_ms
+            lease.gone_ms, lease.report = now_ms, None
         if chosen:
             self._recent.append((now_ms, len(chosen)))
         left = [lease for lease in expired if lease.gone_ms is None]

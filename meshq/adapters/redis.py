@@ -11,12 +11,15 @@ from meshq.adapters.redis_evaluate import Run
 from meshq.adapters.redis_keys import Keys, said, service_script
 from meshq.adapters.redis_mesh import MeshSlot, word
 from meshq.adapters.redis_pictures import Pictures
+from meshq.adapters.redis_reports import Reports, packed
 from meshq.adapters.redis_sweep import Sweep
 from meshq.adapters.redis_url import parse
+from meshq.adapters.redis_wakes import Wakes
 from meshq.adapters.redis_watch import Watch
 from meshq.core.instances import FORGET_AFTER_MS, TTL_MS, Instance, Load, Renewal, Snapshot, State
 from meshq.core.names import parse_topic
 from meshq.core.policy import Policy
+from meshq.core.reports import Report, Reported
 from meshq.ports import Fenced, RegistryAway
 
 CALLERS_KEPT_MS = 24 * 3_600_000
@@ -39,6 +42,8 @@ class RedisRegistry:
         self._sweep = Sweep(self._calls, self._keys, self._slot, ttl_ms)
         self._pictures = Pictures(self._calls, self._keys, self._sweep)
         self._watch = Watch(self._waiting, self._keys, self._sweep, self._pictures)
+        self._reports = Reports(self._calls, self._keys)
+        self._wakes = Wakes(self._calls, self._waiting, self._keys)
         self._writes: dict[tuple[str, str, int], int] = {}
         """Of instances that are renewed here (service, id, generation): how often they were written to. Redis knowing of fewer has
         lost some, in a failover or by a crash."""
@@ -73,9 +78,18 @@ class RedisRegistry:
         await self._slot.note("register", word(instance.service, instance.id), due)
         return generation
 
-    async def renew(self, service: str, instance: str, generation: int, load: Load) -> Renewal | None:
+    async def renew(
+        self, service: str, instance: str, generation: int, load: Load, report: Report | None = None
+    ) -> Renewal | None:
         mark = (service, instance, generation)
-        args = (instance, self._owner(generation), records.load(load), self._writes.get(mark, 0), self._sweep.guard_ms)
+        args = (
+            instance,
+            self._owner(generation),
+            records.load(load),
+            self._writes.get(mark, 0),
+            self._sweep.guard_ms,
+            packed(report),
+        )
         standing, now, changed, writes, _ = await self._calls.run(
             service_script("renew"), self._keys.service(service), args
         )
@@ -188,3 +202,14 @@ class RedisRegistry:
             await self._slot.note("retire", service, forgotten=service if forgotten else "")
             await self._said(service, now)
         return bool(free)
+
+    # --- scaling ------------------------------------------------------------------------------------------------------------
+
+    async def reports(self) -> Sequence[Reported]:
+        return await self._reports.read()
+
+    async def wake(self, topics: Sequence[str]) -> None:
+        await self._wakes.add(topics)
+
+    async def woken(self, after: str, timeout: float) -> tuple[str, Sequence[str]]:
+        return await self._wakes.after(after, timeout)

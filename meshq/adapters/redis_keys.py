@@ -15,9 +15,12 @@ class Keys:
         self._mesh = mesh
         self.mesh = [f"mq:{{{mesh}}}:{name}" for name in ("state", "log", "services")]
         self.log = self.mesh[1]
+        self.services = self.mesh[2]
+        self.wakes = f"mq:{{{mesh}}}:wakes"
+        """In no script: redis_wakes.py."""
 
     def service(self, service: str) -> list[str]:
-        names = ("inst", "lease", "gone", "ready", "ends", "about", "callers", "unsaid")
+        names = ("inst", "lease", "gone", "ready", "ends", "about", "callers", "unsaid", "reports")
         return [f"mq:{{{self._mesh}:{service}}}:{name}" for name in names]
 
     def with_pause(self, service: str, instance: str) -> list[str]:

@@ -6,7 +6,7 @@ gives up instances of any service whose leases ran out. What a service may do to
 
 COMMANDS = (
     # asked by the adapters
-    *("evalsha", "eval", "xread", "ping", "role", "select"),
+    *("evalsha", "eval", "xread", "xrevrange", "ping", "role", "select"),
     # by their scripts, which may do no more than their user
     *("time", "info", "exists", "del", "pexpire"),
     *("get", "set"),

@@ -8,6 +8,7 @@ several versions share the calls one choice among routes that are ready made.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from meshq.core.callreq import Call
@@ -23,6 +24,8 @@ from meshq.core.standing import panics
 
 MAX_ROUTES = 10_000
 """Addresses remembered."""
+GOING = frozenset({State.DRAINING, State.DOWN})
+"""The states of instances that will take nothing more."""
 MAX_MISSES = 3
 """How often receivers outside a selector put a message back before it is refused."""
 
@@ -50,6 +53,17 @@ class Route(NamedTuple):
     timeout_ms: int | None = None
     """For callers that name none."""
     copies: Copies | None = None
+    wakes: str = ""
+    """The topic that is meant and has no instance (those that are down or draining are none any more): whoever scales it is to be told
+    of each call. "" where somebody is there, or starting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Absent(Problem):
+    """Nobody is ready to take the call, and its route policy says whenAbsent: fail."""
+
+    wakes: str = ""
+    """As in Route."""
 
 
 class Choice:
@@ -176,7 +190,8 @@ def _to_or_instead(service: Service, policy: Policy, major: int) -> Route | Prob
     if policy.when_absent is WhenAbsent.FALLBACK and not _is_ready(service, major):
         for other in policy.fallback:
             if _is_ready(service, other):
-                return _way(service, policy, other, event="fallback")
+                instead = _way(service, policy, other, event="fallback")
+                return instead._replace(wakes=_wakes(service, major))
     return _to(service, policy, major)
 
 
@@ -186,10 +201,11 @@ def _to(service: Service, policy: Policy, major: int, selector: str = "") -> Rou
     if panics(service):
         return _way(service, policy, major, selector, event="panic")
     if policy.when_absent is WhenAbsent.FAIL and major in service.majors:
-        return Problem(
+        return Absent(
             Code.NO_INSTANCE,
             f"no instance of {topic(service.name, major)} is ready ({_states(service, major)}), and its route policy says "
             "whenAbsent: fail",
+            wakes=_wakes(service, major),
         )
     return _way(service, policy, major, selector)
 
@@ -203,7 +219,13 @@ def _way(service: Service, policy: Policy, major: int, selector: str = "", event
         () if deprecation is None else deprecation_fields(deprecation),
         policy.timeout_ms,
         _copies(service, policy, major),
+        _wakes(service, major),
     )
+
+
+def _wakes(service: Service, major: int) -> str:
+    there = any(i.state not in GOING for i in service.of_major(major))
+    return "" if there else topic(service.name, major)
 
 
 def _copies(service: Service, policy: Policy, major: int) -> Copies | None:

@@ -20,6 +20,7 @@ from meshq.calling import Caller
 from meshq.core import names, topology
 from meshq.core.instances import Load
 from meshq.core.policy import Policy
+from meshq.core.reports import Report, bounded
 from meshq.core.resolv import DNS_PORT, upstream
 from meshq.core.topology import Topology
 from meshq.ports import Broker, BrokerState, Clock, Registry, Store
@@ -27,10 +28,12 @@ from meshq.sending import Sender
 from meshq.sending_events import Publishing
 from meshq.settings import Settings
 from meshq.tasks import Tasks
+from meshq.waking import Waking
 from meshq_sidecar.admin import Admin
 from meshq_sidecar.api import Api, Handlers
 from meshq_sidecar.backlog import Backlog
 from meshq_sidecar.capacity import Capacity, prefetch_of
+from meshq_sidecar.counting import WorkCounts
 from meshq_sidecar.drain import Drain
 from meshq_sidecar.easing import Easing
 from meshq_sidecar.gate import Gate
@@ -91,6 +94,7 @@ class Sidecar:
         self._chance = chance
         self._metrics = PrometheusMetrics()
         self._tasks = Tasks()
+        self._counts = WorkCounts(clock.monotonic())
         self._identity = Identity(settings.service, settings.service_version, settings.instance)
         self._own_topic = names.topic(settings.service, settings.service_version.major)
         self._majors = settings.majors_of_link
@@ -110,6 +114,7 @@ class Sidecar:
             stop=self._consume_none,
             drain=lambda: self._drain.begin(),
             load=self._load,
+            report=self._report,
             usage=lambda: self.caller.usage,
         )
         self.pictures = self._place.pictures
@@ -144,8 +149,16 @@ class Sidecar:
             if self.spool is None
             else SpoolForwarder(self.spool, broker, clock, metrics, self._own_topic, str(self._identity))
         )
+        wake = Waking(self._registry, clock, self._tasks).wake
         self.caller = Caller(
-            broker, clock, metrics, lambda: self.pictures.picture, settings.service, settings.instance, self._backlog
+            broker,
+            clock,
+            metrics,
+            lambda: self.pictures.picture,
+            settings.service,
+            settings.instance,
+            self._backlog,
+            wake,
         )
         self.sender = Sender(
             broker,
@@ -160,6 +173,7 @@ class Sidecar:
             spool=self._forwarder,
             always_spool=settings.ack == "spool",
             backlog=self._backlog,
+            wake=wake,
         )
 
     def _make_incoming(self) -> None:
@@ -169,7 +183,16 @@ class Sidecar:
         client = None if port is None else Client(APP_HOST, port, max_response=settings.max_body, max_connections=most)
         self._app = Links(client, settings.max_body, self._on_links)
         gate = Gate(most)
-        local = LocalApp(self._app, clock, metrics, gate, settings.api_token, settings.app_timeout, self.health.refused)
+        local = LocalApp(
+            self._app,
+            clock,
+            metrics,
+            gate,
+            settings.api_token,
+            settings.app_timeout,
+            self.health.refused,
+            self._counts,
+        )
         policy = OwnPolicy(self._own_policy, settings.retry, proves=self._proves)
         self._once = OncePerKey(self._store, clock, metrics, str(self._identity), settings.app_timeout + LEASE_MARGIN)
         settler = Settler(
@@ -288,6 +311,8 @@ class Sidecar:
         await self._place.open(self._tasks)
         self._tasks.start(self._backlog.watch(), "look at what waits")
         await self._broker.open()
+        if self._forwarder is not None:
+            self._forwarder.start()
         await self._subscriptions.open(settings.subscribe, settings.log_events)
         if settings.app_port is None:
             self._tasks.start(self._serve_links(), "serve the app's links")
@@ -415,6 +440,7 @@ class Sidecar:
         self._place.duty.note(well=well, ever_well=self.health.ever_well)
 
     def _consume(self) -> None:
+        self._counts.ready(self._clock.monotonic())
         self.inbound.resume()
         self.work.resume()
 
@@ -422,8 +448,18 @@ class Sidecar:
         self.inbound.pause()
         self.work.pause()
 
+    @property
+    def _slots(self) -> int:
+        """Messages that the app works on at once."""
+        return self._easing.now if self._serves else 0
+
     def _load(self) -> Load:
-        return Load(self._drain.in_flight, self._easing.now if self._serves else 0)
+        return Load(self._drain.in_flight, self._slots)
+
+    def _report(self) -> Report:
+        spooled = {} if self._forwarder is None else self._forwarder.counts.by_topic
+        first = self._counts.first_message_after
+        return bounded(self._counts.by_topic(), self.caller.calls(), spooled, self._slots, first)
 
     def _about_names(self) -> dict[str, Any]:
         about = self._naming.as_json(self.settings.dns_port, self._resolvers)

@@ -211,8 +211,8 @@ class Handling:
         self.running.add(job)
         self._consuming.begins()
         target = request.target if source.path is None else source.path
-        topic, done = request.event or source.topic, partial(self._on_outcome, job)
-        self._app.ask(request, topic, job.sender, target, done, result=source.results)
+        done = partial(self._on_outcome, job)
+        self._app.ask(request, source.topic, job.sender, target, done, event=request.event, result=source.results)
 
     def _on_verdict(self, job: Job, verdict: Verdict) -> None:
         if job.dropped:
@@ -251,8 +251,10 @@ class Handling:
             case Done():
                 self._ways_out.done(job, decision)
             case Again():
+                self._app.counts.failed(job.consumer.source.topic)
                 self._ways_out.again(job, decision)
             case Bury():
+                self._app.counts.failed(job.consumer.source.topic)
                 self._ways_out.bury(job, decision)
             case PutBack() if job.lanes is not None:  # it keeps its place until the app is found not ready
                 self._ways_out.again_here(job, Again(job.request, 1))

@@ -301,6 +301,8 @@ class Inbound:
 
     def _on_outcome(self, job: WaitedCall, outcome: HttpResponse | Failed) -> None:
         decision = settle_call(job.request, outcome, self._policy.retry.attempts)
+        if isinstance(decision, Refuse) or (isinstance(decision, GiveBack) and decision.reason is Reason.REPEAT):
+            self._app.counts.failed(job.topic)
         if job.token is not None and outcome.status is not None:
             # The answer is kept before it is given: a repeat that comes after it finds it.
             token, job.token = job.token, None

@@ -7,6 +7,7 @@ from meshq.core.headers import carry
 from meshq.core.http import Failed, Failure, Headers, HttpRequest, HttpResponse
 from meshq.core.message import Request
 from meshq.ports import Clock, HttpClient, Metrics
+from meshq_sidecar.counting import WorkCounts
 from meshq_sidecar.gate import Gate
 from meshq_sidecar.identity import Sender
 
@@ -14,7 +15,8 @@ Done = Callable[[HttpResponse | Failed], None]
 
 
 class LocalApp:
-    """`timeout` in seconds. `refused` is called when the app did not take a connection: it should be probed."""
+    """`timeout` in seconds. `refused` is called when the app did not take a connection: it should be probed. What the app took goes
+    into `counts`."""
 
     def __init__(
         self,
@@ -25,6 +27,7 @@ class LocalApp:
         token: str,
         timeout: float,
         refused: Callable[[], None],
+        counts: WorkCounts,
     ) -> None:
         self._client = client
         self._clock = clock
@@ -33,26 +36,44 @@ class LocalApp:
         self._token = token.encode()
         self._timeout = timeout
         self._refused = refused
+        self.counts = counts
 
     def ask(
-        self, request: Request, topic: str, sender: Sender, target: bytes, done: Done, *, result: bool = False
+        self,
+        request: Request,
+        topic: str,
+        sender: Sender,
+        target: bytes,
+        done: Done,
+        *,
+        event: str = "",
+        result: bool = False,
     ) -> None:
-        """Takes a place at the gate until `done` was called, once. `topic` is what the app is told. `result`: our own sidecar
-        made it of a result, so what its fields say of that is the mesh's word."""
+        """Takes a place at the gate until `done` was called, once. `topic` is the service's; `event`: the app is told of this one
+        instead. `result`: our own sidecar made it of a result, so what its fields say of that is the mesh's word."""
         self.gate.enter()
-        headers = self._headers(request, topic, sender)
+        told = event or topic
+        headers = self._headers(request, told, sender)
         if result:
             headers += [field for field in request.headers if field[0].lower().startswith(b"meshq-request-")]
         outgoing = HttpRequest(request.method.encode(), target, headers, request.body)
-        self._client.request(outgoing, self._timeout, partial(self._on_outcome, topic, self._clock.monotonic(), done))
+        answered = partial(self._on_outcome, topic, told, self._clock.monotonic(), done)
+        self._client.request(outgoing, self._timeout, answered)
 
-    def _on_outcome(self, topic: str, started: float, done: Done, outcome: HttpResponse | Failed) -> None:
-        answered = isinstance(outcome, HttpResponse)
-        code = str(outcome.status) if isinstance(outcome, HttpResponse) else outcome.failure.value
-        self._metrics.handled(topic, code, self._clock.monotonic() - started)
+    def _on_outcome(self, topic: str, told: str, started: float, done: Done, outcome: HttpResponse | Failed) -> None:
+        seconds = self._clock.monotonic() - started
+        refused = False
+        if isinstance(outcome, HttpResponse):
+            code = str(outcome.status)
+        else:
+            code = outcome.failure.value
+            refused = outcome.failure is Failure.REFUSED
+        self._metrics.handled(told, code, seconds)
+        if not refused:
+            self.counts.took(topic, started, seconds)
         try:
             done(outcome)
-            if not answered and outcome.failure is Failure.REFUSED:  # type: ignore[union-attr]
+            if refused:
                 self._refused()
         finally:
             # Its place is free after that, not before: what follows from it waits its turn as everything does.

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from meshq.core.buckets import Bucket
 from meshq.core.instances import RENEW_EVERY, Instance, Load, Orders, Pause, State
+from meshq.core.reports import Report
 from meshq.core.usage import Usage
 from meshq.ports import Clock, Fenced, Registry
 from meshq_sidecar.pausing import Held
@@ -27,8 +28,8 @@ REGISTER_A_SECOND, REGISTER_AT_ONCE = 1.0, 2
 
 
 class Membership:
-    """`load` is asked for with every renewal; `usage` for what this service sends to; `fenced_off` is called when another process
-    took this id."""
+    """`load` and `report` are asked for with every renewal; `usage` for what this service sends to; `fenced_off` is called when another
+    process took this id."""
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class Membership:
         clock: Clock,
         instance: Instance,
         load: Callable[[], Load],
+        report: Callable[[], Report],
         usage: Callable[[], Usage],
         fenced_off: Callable[[], None],
     ) -> None:
@@ -52,6 +54,7 @@ class Membership:
         """What the registry is to know. Without the pause, which is told by what is left of it."""
         self._pause: Held | None = None
         self._load = load
+        self._report = report
         self._usage = usage
         self._fenced_off = fenced_off
         self._told: tuple[State, Held | None, Mapping[str, str]] = (instance.state, None, instance.metadata)
@@ -154,7 +157,8 @@ class Membership:
                 return
             generation = await self._register()
         await self._tell_changes(generation)
-        renewal = await self._registry.renew(self._wanted.service, self._wanted.id, generation, self._load())
+        wanted = self._wanted
+        renewal = await self._registry.renew(wanted.service, wanted.id, generation, self._load(), self._report())
         if renewal is None:  # it lost its data, or gave this instance up: begin again at once
             self.generation = None
             self._changed.set()

@@ -11,6 +11,7 @@ from typing import Any
 
 from meshq.core import views
 from meshq.core.instances import Instance, Load, Orders
+from meshq.core.reports import Report
 from meshq.core.standing import Circumstances
 from meshq.core.usage import Usage
 from meshq.ports import Clock, Registry
@@ -29,8 +30,8 @@ FIRST_LOOK = 3.0
 
 
 class Place:
-    """`start` and `stop` consuming messages; `drain` begins to drain; `load` is what is told with every renewal; `usage` what this
-    service sends to."""
+    """`start` and `stop` consuming messages; `drain` begins to drain; `load` and `report` are what is told with every renewal;
+    `usage` what this service sends to."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Place:
         stop: Callable[[], None],
         drain: Callable[[], None],
         load: Callable[[], Load],
+        report: Callable[[], Report],
         usage: Callable[[], Usage],
     ) -> None:
         self._settings = settings
@@ -53,7 +55,9 @@ class Place:
         instance = Instance(
             settings.service, settings.instance, settings.service_version, settings.majors, self.duty.told
         )
-        self.membership = Membership(registry, clock, instance, load, usage, lambda: self.duty.note(fenced=True))
+        self.membership = Membership(
+            registry, clock, instance, load, report, usage, lambda: self.duty.note(fenced=True)
+        )
         self.watching = Watching(
             settings.service,
             settings.instance,

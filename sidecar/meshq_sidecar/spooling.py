@@ -29,6 +29,7 @@ from meshq.core.message import DeadLetter, DecodeError, Request, decode, encode_
 from meshq.core.names import parse_topic
 from meshq.ports import Broker, BrokerState, Clock, Metrics, Publication, Published, Spool, Spooled, SpoolRecord
 from meshq_sidecar import spooling_patience as patience
+from meshq_sidecar.spool_counts import SpoolCounts
 from meshq_sidecar.spooling_patience import WHY, Refusals, destination
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class SpoolForwarder:
         self._identity = identity
         self.fault = ""
         """Why the oldest message does not leave, and what to do; "" when all is well or the broker is only away."""
+        self.counts = SpoolCounts(spool)
         self._appending = 0
         self._left: set[int] = set()
         """Numbers of records that nobody takes, not even the dead letters."""
@@ -108,10 +110,12 @@ class SpoolForwarder:
     def accept(self, publication: Publication, done: Callable[[Spooled], None]) -> None:
         """Keep it on the disk and forward it when its turn comes; `done` says whether it is kept."""
         self._appending += 1
-        self._spool.append(publication, partial(self._on_spooled, done))
+        self._spool.append(publication, partial(self._on_spooled, publication, done))
 
-    def _on_spooled(self, done: Callable[[Spooled], None], fate: Spooled) -> None:
+    def _on_spooled(self, publication: Publication, done: Callable[[Spooled], None], fate: Spooled) -> None:
         self._appending -= 1
+        if fate is Spooled.WRITTEN:
+            self.counts.came(publication)
         try:
             done(fate)
         finally:
@@ -234,6 +238,9 @@ class SpoolForwarder:
     def _gone(self, record: SpoolRecord) -> None:
         """It need not stay on the disk."""
         self._spool.remove(record)
+        self.counts.went(record.publication)
+        if not self._spool.waiting:
+            self.counts.clear()
         if not self._stalled:
             self._window = min(self._window + 1, WINDOW)
             self._failures = self._looks = 0

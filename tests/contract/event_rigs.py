@@ -19,6 +19,7 @@ from meshq.core.subscriptions import Subscription
 from meshq.ports import Broker, Store
 from meshq.sending_events import Publishing
 from meshq.sending_handover import Handover
+from meshq_sidecar.counting import WorkCounts
 from meshq_sidecar.gate import Gate
 from meshq_sidecar.identity import Identity
 from meshq_sidecar.local_app import LocalApp
@@ -89,7 +90,7 @@ class Member:
         identity = Identity(service, parse_version(version), instance)
         self.topic = names.topic(service, identity.version.major)
         self.app = AnsweringApp(instance, posted)
-        local = LocalApp(self.app, clock, self.metrics, Gate(16), "", 10.0, lambda: None)
+        local = LocalApp(self.app, clock, self.metrics, Gate(16), "", 10.0, lambda: None, WorkCounts(0.0))
         once = OncePerKey(store, clock, self.metrics, str(identity), 60.0)
         settler = Settler(broker, clock, self.metrics, str(identity), lambda: self.work.check_idle())
         self.work = Work(

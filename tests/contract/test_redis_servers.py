@@ -17,6 +17,7 @@ from meshq.adapters.tls import Renewed
 from meshq.core import redis_acl
 from meshq.core.instances import Load, State
 from meshq.core.policy import Policy
+from meshq.core.reports import Report
 from meshq.ports import Once, OnceState, Registry, RegistryAway, RequestRecord, Store, StoreAway
 from tests.contract.broker_rigs import eventually
 from tests.contract.redis_rigs import MESH, QUOTED, USER, limited
@@ -56,7 +57,11 @@ async def live(registry: Registry, store: Store) -> None:
     await registry.called("shop", ["orders.v2", "service-1.v2"])
     assert list(await registry.callers("orders")) == [(2, "shop")]
     assert await registry.pause("orders", "a", "by hand", None, None)
-    assert await registry.renew("orders", "a", generation, Load(1, 2)) is not None
+    after, _ = await registry.woken("", 0)
+    assert await registry.renew("orders", "a", generation, Load(1, 2), Report(slots=2)) is not None
+    assert [each.report for each in await registry.reports()] == [Report(slots=2)]
+    await registry.wake(["stock.v1"])
+    assert (await registry.woken(after, 5))[1] == ("stock.v1",)
     picture = await registry.snapshot()
     assert (only(picture).state, only(picture).load) == (State.PAUSED, Load(1, 2))
     assert len(picture.services) == 21

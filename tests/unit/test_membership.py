@@ -10,6 +10,7 @@ import pytest
 from meshq.adapters.clock import ManualClock
 from meshq.core.instances import RENEW_EVERY, Instance, Load, Orders, Pause, State
 from meshq.core.names import parse_version
+from meshq.core.reports import Report
 from meshq.core.usage import Usage
 from meshq_sidecar.membership import AWAY_MOST, Membership
 from meshq_sidecar.pausing import Held
@@ -17,6 +18,7 @@ from tests.told_registry import NOW_MS, ToldRegistry
 from tests.virtual_time import pass_time, run, until
 
 ME = Instance("orders", "i-1", parse_version("2.1.0"), (2,), State.STARTING)
+REPORT = Report(slots=16)
 
 
 class World:
@@ -26,7 +28,9 @@ class World:
         self.clock = clock
         self.usage = Usage()
         self.fences = 0
-        self.member = Membership(self.registry, clock, ME, lambda: Load(3, 16), lambda: self.usage, self._fenced)
+        self.member = Membership(
+            self.registry, clock, ME, lambda: Load(3, 16), lambda: REPORT, lambda: self.usage, self._fenced
+        )
 
     def _fenced(self) -> None:
         self.fences += 1
@@ -58,6 +62,7 @@ def test_it_registers_and_renews_every_third_of_its_lease() -> None:
     async def test(world: World) -> None:
         await registered(world)
         assert world.registry.registered == [replace(ME, load=Load(3, 16))]
+        assert world.registry.report is REPORT
         assert 0 <= world.clock.mesh_ms() - NOW_MS < 100
         assert world.member.fault == ""
         await pass_time(RENEW_EVERY * 1.1 * 10)

@@ -7,6 +7,7 @@ import pytest
 from meshq.adapters.clock import ManualClock
 from meshq.core.instances import Instance, Load, Snapshot
 from meshq.core.picture_format import Kept
+from meshq.core.reports import Report
 from meshq.core.usage import Usage
 from meshq.ports import RegistryAway
 from meshq.settings import load
@@ -43,7 +44,18 @@ class Disk:
 def place(registry: ToldRegistry, clock: ManualClock, disk: Disk | None = None) -> Place:
     def nothing() -> None: ...
 
-    return Place(SETTINGS, registry, clock, disk, start=nothing, stop=nothing, drain=nothing, load=Load, usage=Usage)
+    return Place(
+        SETTINGS,
+        registry,
+        clock,
+        disk,
+        start=nothing,
+        stop=nothing,
+        drain=nothing,
+        load=Load,
+        report=Report,
+        usage=Usage,
+    )
 
 
 def test_one_that_can_read_and_not_register_is_not_ready() -> None:

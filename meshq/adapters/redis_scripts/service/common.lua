@@ -13,10 +13,11 @@
 --                   run, run:at, run:since: see guarded(); returned: when a lease was renewed that was over
 --   unsaid   zset   <id>, or '' for all of the service, by the time of a change that the mesh may not have been told of yet
 --   callers  hash   <major> <caller>: when that was last said
+--   reports  hash   <id>: when it last reported for scaling, a space, the report (meshq/core/reports.py)
 -- Time is this server's and nobody else's, in milliseconds. Numbers become text by int(): tostring() would round a time.
 
 local INST, LEASE, GONE, READY, ENDS, ABOUT, CALLERS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local UNSAID = KEYS[8]
+local UNSAID, REPORTS = KEYS[8], KEYS[9]
 local TIME = redis.call('TIME')
 local NOW = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
 local RUN_CHECKED = 5000 -- how long a look at the server's run id holds, while nobody is to be given up
@@ -148,6 +149,7 @@ local function forget(id)
   redis.call('ZREM', LEASE, id)
   redis.call('ZREM', GONE, id)
   redis.call('ZREM', ENDS, id)
+  redis.call('HDEL', REPORTS, id)
 end
 
 -- 'ok', 'unknown' or 'fenced', and its status: whether `owner`, `<generation> <process>`, still owns the instance. Everybody does

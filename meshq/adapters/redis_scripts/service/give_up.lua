@@ -13,6 +13,7 @@ for i = 2, #ARGV do
     unsaid(id)
     redis.call('ZREM', LEASE, id)
     redis.call('ZADD', GONE, int(NOW), id)
+    redis.call('HDEL', REPORTS, id)
   end
 end
 return NOW

@@ -1,4 +1,4 @@
--- KEYS[9] what deregister.lua keeps of this id. ARGV id, record, metadata, state, load, ttl, own pause, operator's pause (packed, or
+-- KEYS[10] what deregister.lua keeps of this id. ARGV id, record, metadata, state, load, ttl, own pause, operator's pause (packed, or
 -- ''), guard. Replies {generation, when it changes next by itself}.
 -- A generation is the time in microseconds, so that one from before a loss of all data is never given out again.
 local id = ARGV[1]
@@ -12,10 +12,10 @@ if earlier then
     operator = unpacked(ARGV[8])
   end
 else
-  operator = unpacked(redis.call('GET', KEYS[9]) or ARGV[8])
+  operator = unpacked(redis.call('GET', KEYS[10]) or ARGV[8])
 end
 forget(id)
-redis.call('DEL', KEYS[9])
+redis.call('DEL', KEYS[10])
 
 local status = {generation = generation, state = ARGV[4], writes = 0, load = ARGV[5], ttl = tonumber(ARGV[6]), out = 0}
 local due = NOW + status.ttl

@@ -1,4 +1,4 @@
--- ARGV id, owner, load, how often the owner knows it to have been written to, guard. Replies as by_owner does.
+-- ARGV id, owner, load, how often the owner knows it to have been written to, guard, report ('' for none). Replies as by_owner does.
 local known = tonumber(ARGV[4])
 local function renew(id, status)
   local deadline = tonumber(redis.call('ZSCORE', LEASE, id) or 0)
@@ -7,6 +7,9 @@ local function renew(id, status)
   status.load, status.out = ARGV[3], 0
   redis.call('ZREM', GONE, id)
   write(id, status)
+  if ARGV[6] ~= '' then
+    redis.call('HSET', REPORTS, id, int(NOW) .. ' ' .. ARGV[6])
+  end
   guarded(tonumber(ARGV[5]), false)
   -- Not again within QUIET_AGAIN (core/eviction.py), or one that keeps falling silent and coming back would stop everything.
   if back and NOW >= (tonumber(redis.call('HGET', ABOUT, 'returned')) or 0) + 4 * tonumber(ARGV[5]) then

@@ -30,7 +30,7 @@ end
 if there > 0 then
   return {1, 1, 0, NOW}
 end
-redis.call('DEL', INST, LEASE, GONE, READY, ENDS, UNSAID)
+redis.call('DEL', INST, LEASE, GONE, READY, ENDS, UNSAID, REPORTS)
 unsaid('')
 redis.call('HDEL', ABOUT, 'run', 'run:at', 'run:since', 'returned')
 return {1, 1, policy and 0 or 1, NOW}
