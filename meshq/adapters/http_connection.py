@@ -348,7 +348,8 @@ class Connection(asyncio.Protocol):
         self._stage = _Stage.LINGERING
         self._since = self._server.now()
         self._regulate_reading()
-        self._transport.write_eof()
+        if self._transport.can_write_eof():  # not over TLS, where the client sees by the answer that it is the last
+            self._transport.write_eof()
 
     def _close(self) -> None:
         if self._stage is not _Stage.CLOSED:

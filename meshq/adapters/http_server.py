@@ -6,6 +6,8 @@ http_chunked (the strict grammar), http_writing (responses to bytes).
 """
 
 import asyncio
+import ssl
+from typing import Any
 
 from meshq.adapters.http_connection import Connection
 from meshq.adapters.http_framing import Limits
@@ -15,6 +17,8 @@ __all__ = ["Limits", "Server"]
 
 TURNED_AWAY = 256
 """Connections over the limit that are told so at one time; more are cut off without a word."""
+HANDSHAKE = 10.0
+"""Seconds of TLS."""
 
 
 class Server:
@@ -30,8 +34,15 @@ class Server:
         self._all_gone = asyncio.Event()
 
     async def listen(self, host: str, port: int, handler: HttpHandler) -> int:
+        return await self._listen(host, port, handler)
+
+    async def listen_tls(self, host: str, port: int, handler: HttpHandler, tls: ssl.SSLContext) -> int:
+        """As `listen`, for HTTPS. A client that is still at its handshake counts for no limit yet, and has HANDSHAKE for it."""
+        return await self._listen(host, port, handler, ssl=tls, ssl_handshake_timeout=HANDSHAKE)
+
+    async def _listen(self, host: str, port: int, handler: HttpHandler, **how: Any) -> int:
         loop = asyncio.get_running_loop()
-        listener = await loop.create_server(lambda: Connection(self, handler), host, port, backlog=1024)
+        listener = await loop.create_server(lambda: Connection(self, handler), host, port, backlog=1024, **how)
         self._listeners.append(listener)
         return int(listener.sockets[0].getsockname()[1])
 

@@ -1,6 +1,5 @@
 """`meshq control`: the control API as a server, and the tokens of those who register there."""
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from meshq.cli.exits import BAD_SETTINGS, UNREACHABLE, leave
+from meshq.cli.listening import listen_address
 from meshq.control import PORT
 from meshq.core.names import BadName, bare_host, check_service
 
@@ -15,15 +15,6 @@ if TYPE_CHECKING:
     from meshq.control.tokens import Tokens
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
-
-
-def _listen(text: str) -> str:
-    try:
-        if text != "localhost":
-            ipaddress.ip_address(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not an address such as 127.0.0.1, 0.0.0.0 or ::") from error
-    return text
 
 
 def _hosts(names: list[str] | None) -> list[str]:
@@ -45,7 +36,7 @@ def control(
     context: typer.Context,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where it listens; 0 for a free port.")] = PORT,
     listen: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="0.0.0.0 for containers elsewhere.", callback=_listen)
+        str, typer.Option(metavar="ADDRESS", help="0.0.0.0 for containers elsewhere.", callback=listen_address)
     ] = "127.0.0.1",
     allow_host: Annotated[
         list[str] | None,

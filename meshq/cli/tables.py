@@ -97,9 +97,9 @@ def queues(body: list[dict[str, Any]]) -> Table:
             _cell(queue["ready"]),
             _cell(queue["inFlight"]),
             Cell(shown(queue["consumers"]), "red" if _abandoned(queue) else ""),
-            Cell(_duration(queue["oldestAgeSeconds"])),
-            Cell(_rate(queue["inRate"])),
-            Cell(_rate(queue["outRate"])),
+            Cell(duration(queue["oldestAgeSeconds"])),
+            Cell(rate(queue["inRate"])),
+            Cell(rate(queue["outRate"])),
             Cell(shown(queue["dead"]), "red" if queue["dead"] else ""),
         )
         for queue in body
@@ -142,7 +142,7 @@ def paused_for(pause: dict[str, Any], now: datetime | None = None) -> str:
     if pause["until"] is None:
         return "until it is resumed" if pause["by"] == "operator" else "until it resumes"
     left = (datetime.fromisoformat(pause["until"]) - (now or datetime.now(UTC))).total_seconds()
-    return f"for {_duration(max(0.0, left))}"
+    return f"for {duration(max(0.0, left))}"
 
 
 def _paused(pause: dict[str, Any] | None, now: datetime) -> str:
@@ -177,17 +177,17 @@ def shown(value: Any) -> str:
     return UNKNOWN if value is None else str(value)
 
 
-def _rate(value: float | None) -> str:
+def rate(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.1f}"
 
 
 def ago(stamp: str | None, now: datetime) -> str:
     if stamp is None:
         return UNKNOWN
-    return f"{_duration(max(0.0, (now - datetime.fromisoformat(stamp)).total_seconds()))} ago"
+    return f"{duration(max(0.0, (now - datetime.fromisoformat(stamp)).total_seconds()))} ago"
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
     """Two figures at most: 1.3s, 42s, 5m10s, 3h05m."""
     if seconds is None:
         return UNKNOWN

@@ -7,6 +7,7 @@ PUT  /v1/logs/<event>
      /v1/services/<name>/instances...  as meshq.control.registration_api says
      /v1/instances/<id>...             as meshq.control.orders_api says
      /v1/routes/<service>              as meshq.control.routes_api says
+     /v1/scale...                      as meshq.control.scale_api says
      /v1/retire/<address>              as meshq.control.retire_api says
      /v1/dead...                       as meshq.control.dead_api says
 
@@ -20,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from meshq.control import dead_api, logs_api, orders_api, registration_api, retire_api, routes_api
+from meshq.control import dead_api, logs_api, orders_api, registration_api, retire_api, routes_api, scale_api
 from meshq.control.access import READS, Access
 from meshq.control.mesh import Mesh
 from meshq.control.refusals import InTheWay, NotThere
@@ -45,7 +46,7 @@ Query = dict[str, str]
 USUAL_WAIT_MS = 30_000
 LONGEST_WAIT_MS = 600_000
 PATHS = (
-    "here are /v1/services, /v1/instances, /v1/routes, /v1/queues, /v1/dead, /v1/status, /v1/retire/<address>, "
+    "here are /v1/services, /v1/instances, /v1/routes, /v1/queues, /v1/scale, /v1/dead, /v1/status, /v1/retire/<address>, "
     "/v1/logs/<event>, /v1/publish/<event> and /v1/call/<address>/<path>"
 )
 
@@ -120,6 +121,8 @@ class Api:
             return await routes_api.answer(self._mesh.routes, request, path)
         if path.startswith(orders_api.PREFIX):
             return await orders_api.answer(self._mesh.orders, request, path, query.get("service"))
+        if scale_api.is_about_scale(path):
+            return await scale_api.answer(self._mesh.scale, request, path)
         if path.startswith(retire_api.PREFIX):
             return await retire_api.answer(self._mesh.retiring, request, path, query.get("quietFor"))
         named = registration_api.named(path)

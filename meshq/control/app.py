@@ -1,7 +1,6 @@
 """Puts the control API together: adapters by URL, one server."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from meshq import __version__
@@ -15,6 +14,9 @@ from meshq.control.mesh import ListQueues, Mesh
 from meshq.control.tokens import Tokens
 from meshq.ports import Broker, Clock, Registry
 from meshq.settings import BadSettings, Fault
+from meshq.settings_servers import tls_files
+from meshq.signals.on_demand import OnDemand
+from meshq.signals.sampler import Sampler
 
 HOST = "127.0.0.1"
 
@@ -22,14 +24,14 @@ HOST = "127.0.0.1"
 def mesh_at(broker_url: str, registry_url: str, name: str, environment: Mapping[str, str], clock: Clock) -> Mesh:
     """A Mesh on real servers; "" for one that is not known. `environment` may name the management API, TLS files and the domain.
     Raises BadSettings with everything that makes no sense."""
-    ca, cert, key = (_file(environment.get(f"MESHQ_TLS_{part}")) for part in ("CA", "CERT", "KEY"))
+    tls = tls_files(environment)
     faults: list[Fault] = []
     broker: Broker | None = None
     registry: Registry | None = None
     list_queues: ListQueues | None = None
     if broker_url:
         try:
-            broker = choose.broker(broker_url, "meshq control", SERVICE, clock, (ca, cert, key))
+            broker = choose.broker(broker_url, "meshq control", SERVICE, clock, tls)
         except (ValueError, OSError) as error:
             faults.append(Fault("MESHQ_BROKER_URL", str(error)))
         else:
@@ -39,23 +41,22 @@ def mesh_at(broker_url: str, registry_url: str, name: str, environment: Mapping[
                 faults.append(Fault("MESHQ_MANAGEMENT_URL", str(error)))
     if registry_url:
         try:
-            registry = choose.registry(registry_url, name, clock, (ca, cert, key))
+            registry = choose.registry(registry_url, name, clock, tls)
         except (ValueError, OSError) as error:
             faults.append(Fault("MESHQ_REGISTRY_URL", str(error)))
     if faults:
         raise BadSettings(faults)
     domain = environment.get("MESHQ_DOMAIN") or DOMAIN
-    return Mesh(SERVICE, domain, broker, registry, clock, PrometheusMetrics(), list_queues)
+    scale = None
+    if list_queues is not None and registry is not None:
+        scale = OnDemand(Sampler(list_queues, registry, clock), clock)
+    return Mesh(SERVICE, domain, broker, registry, clock, PrometheusMetrics(), list_queues, scale)
 
 
 def management(broker_url: str, management_url: str, clock: Clock) -> ListQueues:
     from meshq.adapters.rabbit_stats import RabbitStats
 
     return RabbitStats(broker_url, management_url, clock).queues
-
-
-def _file(path: str | None) -> Path | None:
-    return Path(path) if path else None
 
 
 class Control:

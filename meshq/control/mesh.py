@@ -18,6 +18,7 @@ from meshq.control.pictures import Pictures
 from meshq.control.registration import Registration
 from meshq.control.retiring import Retiring
 from meshq.control.routes import Routes
+from meshq.control.scale_api import Scale
 from meshq.control.unreachable import Unreachable
 from meshq.core import names, topology
 from meshq.core.callreq import read_call
@@ -30,6 +31,7 @@ from meshq.ports import Broker, Clock, Metrics, QueueStats, Registry
 from meshq.sending import Sender
 from meshq.sending_events import Publishing
 from meshq.tasks import Tasks
+from meshq.waking import Waking
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +51,8 @@ class Logged(NamedTuple):
 
 
 class Mesh:
-    """`broker` and `registry` are opened and closed here; without one of them, what needs it raises Unreachable."""
+    """`broker` and `registry` are opened and closed here; without one of them, what needs it raises Unreachable. `scale` tells how
+    many replicas there should be, None where nobody can know."""
 
     def __init__(
         self,
@@ -60,7 +63,9 @@ class Mesh:
         clock: Clock,
         metrics: Metrics,
         list_queues: ListQueues | None,
+        scale: Scale | None = None,
     ) -> None:
+        self.scale = scale
         self._domain = domain
         self._broker = broker
         self._list_queues = list_queues
@@ -78,7 +83,8 @@ class Mesh:
         self._dead: DeadLetters | None = None
         if broker is not None:
             instance = names.instance_id(socket.gethostname(), secrets.token_hex(3))
-            self._caller = Caller(broker, clock, metrics, lambda: self.pictures.last, service, instance)
+            wake = (lambda topic: None) if registry is None else Waking(registry, clock, self._tasks).wake
+            self._caller = Caller(broker, clock, metrics, lambda: self.pictures.last, service, instance, wake=wake)
             self._sender = Sender(
                 broker,
                 clock,
@@ -89,6 +95,7 @@ class Mesh:
                 self._tasks,
                 _nobody_asks_for_results,
                 has_app=False,
+                wake=wake,
             )
             self._publishing = Publishing(self._sender.publish, clock, metrics, service)
             self._dead = DeadLetters(broker, clock, self._sender.publish, self.picture, self._listed)
@@ -100,6 +107,8 @@ class Mesh:
 
     async def close(self) -> None:
         await self._tasks.close()
+        if self.scale is not None:
+            await self.scale.close()
         if self._broker is not None:
             await self._broker.close()
         await self.pictures.close()

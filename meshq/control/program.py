@@ -22,18 +22,19 @@ logger = logging.getLogger(__name__)
 
 def run(settings: ControlSettings, listen: str, port: int, hosts: Sequence[str]) -> None:
     """Serve on `listen` and `port`, also for those who call this machine one of `hosts`. Raises BadSettings."""
-    logs.configure(settings.log_level, settings.log_format)
+    logs.configure(settings.server.log_level, settings.server.log_format)
     uvloop.run(_run(settings, listen, port, hosts))
 
 
-async def _run(settings: ControlSettings, listen: str, port: int, hosts: Sequence[str]) -> None:
+async def _run(given: ControlSettings, listen: str, port: int, hosts: Sequence[str]) -> None:
+    settings = given.server
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     beyond = is_beyond_loopback(listen)
     access = Access(settings.domain, beyond, frozenset(host.lower() for host in hosts), settings.api_token)
     mesh = mesh_at(settings.broker_url, settings.registry_url, settings.mesh, os.environ, SystemClock())
-    tokens = Tokens(settings.mesh, settings.secrets)
+    tokens = Tokens(settings.mesh, given.secrets)
     control = Control(mesh, lambda: {"mesh": settings.mesh}, tokens=tokens, access=access)
     try:
         bound = await control.start(port, listen)

@@ -251,16 +251,16 @@ def _down(
 ) -> tuple[int, str]:
     if _is_idle(memory, sample, policy, 0.0 if work is None else work.service):
         return need, ""
+    if memory.arrivals.times[0] > sample.at - look_back:
+        return there, "damped"  # what is remembered does not reach back so far yet
     floor, held = (need, "") if need else (1, "not-idle")
-    if work is not None:
+    recently = max(each for _, each in memory.needs)
+    if recently > floor:
+        floor, held = recently, "damped"
+    if work is not None and floor < there:
         burst = min(policy.max, terms.burst_memory(memory.arrivals, work, policy.max))
         if burst > floor:
             floor, held = burst, "burst-memory"
-    recently = max(each for _, each in memory.needs)
-    if memory.arrivals.times[0] > sample.at - look_back:
-        return there, "damped"  # what is remembered does not reach back so far yet
-    if recently > floor:
-        floor, held = recently, "damped"
     if there - floor < max(1.0, WORTH * there):
         return there, held
     if memory.lowered_at is not None and sample.at - memory.lowered_at < STEP_EVERY:

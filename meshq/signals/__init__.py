@@ -2,3 +2,5 @@
 
 GRPC_PORT = 3591
 HTTP_PORT = 3592
+HTTPS_PORT = 3593
+"""The same as HTTP_PORT with TLS, for the kube-apiserver."""

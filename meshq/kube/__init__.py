@@ -1,0 +1,1 @@
+"""What meshq hands to Kubernetes: manifests."""
