@@ -6,7 +6,7 @@ import shlex
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -56,8 +56,17 @@ def missing(plan: Plan) -> list[Fault]:
 
 def taken_ports(plan: Plan) -> list[str]:
     """A sentence for each process that listens on ports of the plan: which ones, and what to do about it."""
+    return _sentences(_ports(plan))
+
+
+def taken_ports_of(unit: Unit) -> list[str]:
+    """As taken_ports, of the ports of one replica."""
+    return _sentences(_unit_ports(unit))
+
+
+def _sentences(wanted: Iterable[_Port]) -> list[str]:
     by_holder: dict[str, list[_Port]] = {}
-    for port in _ports(plan):
+    for port in wanted:
         if not _can_listen(port.host, port.number):
             by_holder.setdefault(_holder(port.number), []).append(port)
     return [_taken(holder, ports) for holder, ports in by_holder.items()]
@@ -113,14 +122,18 @@ def _ports(plan: Plan) -> Iterator[_Port]:
     if plan.control_port:
         yield _Port("127.0.0.1", plan.control_port, "the control API", "--control-port")
     for unit in plan.units:
-        service = unit.app.service
-        yield _Port("127.0.0.1", unit.sidecar_port, f"the sidecar of {unit.label}", f"sidecarPort of {service}")
-        yield _Port("0.0.0.0", unit.admin_port, f"its admin port, {unit.label}", f"sidecarPort of {service}")
-        yield _Port("127.0.0.1", unit.dns_port, f"its mesh DNS, {unit.label}", f"sidecarPort of {service}")
-        for port in unit.intercept:
-            yield _Port("127.0.0.1", port, f"intercepted for {unit.label}", f"intercept of {service}")
-        if unit.port is not None:
-            yield _Port("127.0.0.1", unit.port, f"the app {unit.label}", f"port of {service}")
+        yield from _unit_ports(unit)
+
+
+def _unit_ports(unit: Unit) -> Iterator[_Port]:
+    service = unit.app.service
+    yield _Port("127.0.0.1", unit.sidecar_port, f"the sidecar of {unit.label}", f"sidecarPort of {service}")
+    yield _Port("0.0.0.0", unit.admin_port, f"its admin port, {unit.label}", f"sidecarPort of {service}")
+    yield _Port("127.0.0.1", unit.dns_port, f"its mesh DNS, {unit.label}", f"sidecarPort of {service}")
+    for port in unit.intercept:
+        yield _Port("127.0.0.1", port, f"intercepted for {unit.label}", f"intercept of {service}")
+    if unit.port is not None:
+        yield _Port("127.0.0.1", unit.port, f"the app {unit.label}", f"port of {service}")
 
 
 def _can_listen(host: str, port: int) -> bool:

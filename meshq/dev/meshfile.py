@@ -16,6 +16,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from meshq.control import SERVICE as CONTROL_SERVICE
 from meshq.core import names
 from meshq.core.names import BadName, Version
+from meshq.core.policy_fields import BadPolicy
+from meshq.core.scaling_policy import read_policy
+from meshq.core.scaling_values import ScalingPolicy
 from meshq.core.selectors import Address, parse_address
 from meshq.core.subscription_parsing import KEYS as SUBSCRIPTION_KEYS
 from meshq.core.subscription_parsing import BadSubscription, parse_short, twice
@@ -24,6 +27,7 @@ from meshq.core.subscriptions import Subscription
 from meshq.settings_rules import BROKER_SCHEMES, REGISTRY_SCHEMES
 
 MAX_REPLICAS = 50
+"""Of one app."""
 
 Location = tuple[str | int, ...]
 
@@ -92,10 +96,6 @@ def _variable_name(name: str) -> str:
     return name
 
 
-def _not_yet(_: Any) -> Any:
-    raise ValueError("is not served by this version yet: say replicas instead")
-
-
 NOT_HERE = "is for pods: here all apps share one localhost, so name a port in intercept, or call http://orders.localhost:<sidecar's port>/"
 
 
@@ -142,7 +142,8 @@ class App(_Strict):
     env: dict[Annotated[str, AfterValidator(_variable_name)], Annotated[str, BeforeValidator(_variable)]] = Field(
         default_factory=dict
     )
-    scale: Annotated[Any, BeforeValidator(_not_yet)] = None
+    scale: ScalingPolicy | None = None
+    """Instead of `replicas`: between its bounds the scaling signal of the app's topic decides."""
     host_ports: Annotated[Any, BeforeValidator(_not_here)] = None
     dns_capture: Annotated[Any, BeforeValidator(_not_here)] = None
     proxy: bool = False
@@ -152,6 +153,16 @@ class App(_Strict):
     @property
     def serves(self) -> bool:
         return self.port != 0
+
+    @property
+    def at_start(self) -> int:
+        """Replicas that run when all has started."""
+        return self.replicas if self.scale is None else self.scale.min
+
+    @property
+    def at_most(self) -> int:
+        """Replicas that there may ever be; each has its ports from the start."""
+        return self.replicas if self.scale is None else self.scale.max
 
 
 class _Head(_Strict):
@@ -237,10 +248,32 @@ def _apps(root: CommentedMap, faults: list[Fault]) -> Iterator[App]:
             continue
         plain = _plain(entry)
         plain["subscribe"] = _subscriptions(plain.get("subscribe"), root, index, faults)
+        plain["scale"] = _scale(plain, root, index, faults)
         try:
             yield App.model_validate(plain)
         except ValidationError as error:
             faults += _faults(error, root, ("apps", index), App)
+
+
+def _scale(entry: dict[str, Any], root: CommentedMap, app: int, faults: list[Fault]) -> ScalingPolicy | None:
+    """Read as a service's route policy has it, for this one version."""
+    if "scale" not in entry:
+        return None
+    base = ("apps", app, "scale")
+    found: list[tuple[str, str]] = []
+    policy = ScalingPolicy()
+    if "replicas" in entry:
+        found.append(("", "the signal says how many, and replicas says it too: leave one of them out"))
+    try:
+        policy = read_policy(entry["scale"])
+    except BadPolicy as bad:
+        found += bad.faults
+    if policy.max > MAX_REPLICAS:
+        found.append(("max", f"must be less than or equal to {MAX_REPLICAS}"))
+    for key, message in found:
+        location = (*base, key) if key else base
+        faults.append(Fault(_place(root, location), message, _line(root, location)))
+    return policy
 
 
 def _subscriptions(listed: Any, root: CommentedMap, app: int, faults: list[Fault]) -> tuple[Subscription, ...]:

@@ -6,7 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from meshq.core import names
+from meshq.core.scaling_values import ScalingPolicy
 from meshq.core.selectors import Address
 from meshq.core.subscriptions import Mode
 from meshq.dev.meshfile import NOT_HERE, App, BadMeshFile, Fault, MeshFile, place
@@ -24,6 +27,8 @@ FOR_ALL_SIDECARS = (
 )  # fmt: skip
 """Settings that hold for every sidecar when `meshq dev` finds them in its own environment."""
 NO_PROXY = "localhost,127.0.0.1"
+USUAL_APP_TIMEOUT = "60s"
+"""MESHQ_APP_TIMEOUT where it is not set."""
 
 FreePort = Callable[[int, frozenset[int]], int]
 """A port that nothing listens on: the preferred one if possible, and none of those given."""
@@ -35,9 +40,13 @@ class Unit:
 
     label: str
     """What its lines on the terminal begin with; no two units have the same."""
+    name: str
+    """Of its app among those that run: the label without the number of the replica."""
     app: App
     index: int
     """Of its app in the file."""
+    replica: int
+    """Counted from 0."""
     directory: Path
     port: int | None
     """None for an app that only calls out."""
@@ -57,6 +66,22 @@ class Unit:
     def dns_port(self) -> int:
         return self.sidecar_port + 2
 
+    @property
+    def at_start(self) -> bool:
+        """Whether it runs from the start, whatever a scaling signal says."""
+        return self.replica < self.app.at_start
+
+
+class Scaled(NamedTuple):
+    """An app whose replicas follow the scaling signal of its topic."""
+
+    name: str
+    """As Unit.name."""
+    topic: str
+    policy: ScalingPolicy
+    units: tuple[Unit, ...]
+    """Its places: as many as it may ever have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -67,6 +92,17 @@ class Plan:
     """0: a free one."""
     units: tuple[Unit, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def scaled(self) -> tuple[Scaled, ...]:
+        places: dict[int, list[Unit]] = defaultdict(list)
+        for unit in self.units:
+            places[unit.index].append(unit)
+        return tuple(
+            Scaled(units[0].name, names.topic(app.service, app.version.major), app.scale, tuple(units))
+            for units in places.values()
+            if (app := units[0].app).scale is not None
+        )
 
     @property
     def embedded(self) -> bool:
@@ -92,6 +128,7 @@ def make_plan(
         for index, app in enumerate(mesh.apps)
         if app.subscribe and not app.serves
     ]
+    faults += _scale_faults(mesh.apps)
     if faults:
         raise BadMeshFile(faults)
     taken = {port for _, port in _claims(mesh.apps, sidecar_ports, control_port)}
@@ -105,9 +142,10 @@ def make_plan(
             intercept = app.intercept if replica == 0 else {}
             units.append(
                 Unit(
-                    next(labels),
+                    *next(labels),
                     app,
                     index,
+                    replica,
                     (folder / app.directory).resolve(),
                     port,
                     sidecar_port,
@@ -125,13 +163,14 @@ def _sidecar_ports(apps: tuple[App, ...]) -> list[list[int]]:
     counted = 0
     for app in apps:
         first = FIRST_PORT + STEP * counted if app.sidecar_port is None else app.sidecar_port
-        ports.append([first + STEP * replica for replica in range(app.replicas)])
-        counted += app.replicas
+        ports.append([first + STEP * replica for replica in range(app.at_most)])
+        counted += app.at_most
     return ports
 
 
-def _labels(apps: tuple[App, ...]) -> Iterable[str]:
-    """`billing`, with the version where a service has several, with a number where that is not enough."""
+def _labels(apps: tuple[App, ...]) -> Iterable[tuple[str, str]]:
+    """Per unit its label, and its app's name: `billing`, with the version where a service has several; the label with a number
+    where that is not enough."""
     versions: dict[str, set[str]] = defaultdict(set)
     majors: dict[str, set[int]] = defaultdict(set)
     for app in apps:
@@ -145,11 +184,11 @@ def _labels(apps: tuple[App, ...]) -> Iterable[str]:
             base = f"{app.service}@{app.version.major}"
         else:
             base = f"{app.service}@{app.version}"
-        bases += [base] * app.replicas
+        bases += [base] * app.at_most
     total, seen = Counter(bases), Counter[str]()
     for base in bases:
         seen[base] += 1
-        yield f"{base}/{seen[base]}" if total[base] > 1 else base
+        yield f"{base}/{seen[base]}" if total[base] > 1 else base, base
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------------
@@ -193,10 +232,10 @@ def _port_faults(apps: tuple[App, ...], sidecar_ports: list[list[int]], control_
     faults = [
         Fault(
             place(apps, index, "port"),
-            f"{app.port} can be held by one replica only, and there are {app.replicas}: leave port out, so that each gets one in $PORT",
+            f"{app.port} can be held by one replica only, and there are {_how_many(app)}: leave port out, so that each gets one in $PORT",
         )
         for index, app in enumerate(apps)
-        if app.port and app.replicas > 1
+        if app.port and app.at_most > 1
     ]
     holders: dict[int, list[str]] = defaultdict(list)
     for holder, port in _claims(apps, sidecar_ports, control_port):
@@ -211,11 +250,35 @@ def _port_faults(apps: tuple[App, ...], sidecar_ports: list[list[int]], control_
     return faults
 
 
+def _how_many(app: App) -> str:
+    return str(app.replicas) if app.scale is None else f"up to {app.scale.max}"
+
+
+def _scale_faults(apps: tuple[App, ...]) -> Iterable[Fault]:
+    topics = [names.topic(app.service, app.version.major) for app in apps]
+    for index, app in enumerate(apps):
+        if app.scale is None:
+            continue
+        at = place(apps, index, "scale")
+        if not app.serves:
+            yield Fault(at, "nothing waits for an app that only calls out, and port: 0 says that it does: say replicas")
+        elif (
+            other := next((i for i, topic in enumerate(topics) if topic == topics[index] and i != index), None)
+        ) is not None:
+            yield Fault(
+                at,
+                f"the signal is that of {topics[index]}, and {place(apps, other, 'version')} serves it too: "
+                "one app of a topic can follow it, if it is the only one",
+            )
+        elif not app.scale.min and any(each.mode is Mode.REPLAY for each in app.subscribe):
+            yield Fault(at, "a log is replayed by a replica, and min 0 may leave none: give a min of 1 or more")
+
+
 def _warnings(mesh: MeshFile) -> Iterable[str]:
-    names = {app.service for app in mesh.apps}
+    services = {app.service for app in mesh.apps}
     for app in mesh.apps:
         for port, address in app.intercept.items():
-            if address.service not in names:
+            if address.service not in services:
                 yield f"intercept {port} of {app.service}: no app here is called {address.service}"
 
 
@@ -261,6 +324,9 @@ def _sidecar_environment(
         made["MESHQ_SUBSCRIBE"] = json.dumps([subscription.as_json() for subscription in app.subscribe])
     if port is not None:
         made["MESHQ_APP_PORT"] = str(port)
+    if app.scale is not None:
+        # A replica that is not needed any more has all the time that a message may take.
+        made.setdefault("MESHQ_DRAIN_TIMEOUT", made.get("MESHQ_APP_TIMEOUT", USUAL_APP_TIMEOUT))
     return made
 
 

@@ -5,45 +5,34 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshq.adapters import choose
 from meshq.adapters.clock import SystemClock
-from meshq.adapters.embedded_broker import EmbeddedHub
-from meshq.adapters.embedded_registry import EmbeddedRegistryHub
-from meshq.adapters.embedded_store import EmbeddedStoreHub
-from meshq.adapters.http_probe import probe
-from meshq.adapters.metrics import PrometheusMetrics
 from meshq.adapters.store import StoreUnusable
-from meshq.control import DOMAIN, SERVICE
-from meshq.control.app import Control, mesh_at
-from meshq.control.mesh import Mesh
+from meshq.control.app import Control
 from meshq.control.tokens import Tokens, parse_secrets
-from meshq.dev import banner, checks
+from meshq.dev import banner, checks, servers
+from meshq.dev.asleep import Asleep
 from meshq.dev.output import RUNNER, Output, ToOutput
 from meshq.dev.plan import Plan, Unit
 from meshq.dev.process import ENDED_BY_US, Command, Guard, Kept
-from meshq.dev.sidecars import Apart, Inside, UnitSidecar
+from meshq.dev.replica import WATCH_EVERY, Replica, Replicas
+from meshq.dev.scaling import Scaler
+from meshq.dev.servers import Servers
+from meshq.dev.sidecars import settings_of
 from meshq.dev.state import AlreadyRunning, Folder, Running
-from meshq.ports import QueueStats
 from meshq.settings import BadSettings
+from meshq.signals.sampler import Sampler
 from meshq.tasks import Tasks
 from meshq_sidecar.listening import PortTaken
 
 logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 25.0
-PROBE_SECONDS = 2.0
-WATCH_EVERY = 0.1
-"""Seconds between looks at a unit that is not ready yet."""
-SETTLED_SECONDS = 1.0
-"""An app without a port is ready when it has lived this long."""
-MOST_STARTS = 5
-"""An app that exits this often without having been ready is given up."""
 QUIET_SECONDS = 5.0
 """The longest that the end waits for requests between apps to finish before anything is drained."""
 FREED_SECONDS = 3.0
@@ -66,21 +55,6 @@ class CannotStart(Exception):
         self.faults = faults
 
 
-@dataclass(slots=True)
-class _Slot:
-    """One unit while it runs."""
-
-    unit: Unit
-    sidecar: UnitSidecar
-    app: Kept
-    ready: bool = False
-    why_not: str = "it was not started"
-
-    @property
-    def label(self) -> str:
-        return self.unit.label
-
-
 class Runner:
     """One run of a plan. `run` returns the exit code. Raises CannotStart."""
 
@@ -90,7 +64,9 @@ class Runner:
         self._output = output
         self._clock = SystemClock()
         self._guard = Guard()
-        self._slots: list[_Slot] = []
+        self._asleep: list[Asleep] = []
+        self._scaler: Scaler | None = None
+        self._all_ready = False
         self._failures: list[str] = []
         self._over = asyncio.Event()
         self._signals = 0
@@ -133,15 +109,16 @@ class Runner:
         await self._check_ports(folder.left_behind)
         await self._guard.start()
         stack.push_async_callback(self._guard.close)
-        mesh = await self._make_slots(stack, folder)
-        control = Control(mesh, self._about, tokens=self._tokens(folder))
+        there = self._servers(folder, stack)
+        self._replicas = Replicas(lambda unit: self._replica(unit, there))
+        first = self._first()
+        control = Control(there.mesh, self._about, tokens=self._tokens(folder))
         stack.push_async_callback(control.close)
         try:
             port = await control.start(self._plan.control_port)
-            for slot in self._slots:
-                stack.push_async_callback(slot.sidecar.stop)
-                # A context of its own, so that what a sidecar sets there stays with it.
-                await asyncio.gather(slot.sidecar.start())
+            stack.push_async_callback(self._replicas.close)
+            for replica in first:
+                await replica.start_sidecar()
         except PortTaken as taken:
             raise CannotStart([str(taken)]) from taken
         except OSError as error:
@@ -153,10 +130,10 @@ class Runner:
         for warning in self._plan.warnings:
             self._output.said(RUNNER, f"warning: {warning}", wrong=True)
         stack.push_async_callback(self._tasks.close)
-        for slot in self._slots:
-            stack.push_async_callback(slot.app.close)
-            slot.app.start()
-            self._tasks.start(self._watch(slot), f"watch {slot.label}")
+        for replica in first:
+            replica.start_app()
+        if self._plan.scaled:
+            await self._start_scaling(there, stack)
 
     def _tokens(self, folder: Folder) -> Tokens:
         """The environment's secrets, and the folder's own, with which `meshq control token` makes tokens here."""
@@ -175,39 +152,29 @@ class Runner:
                 raise CannotStart(taken)
             await asyncio.sleep(WATCH_EVERY)
 
-    async def _make_slots(self, stack: AsyncExitStack, folder: Folder) -> Mesh:
-        """The units with their sidecars, and the mesh as the control API sees it."""
-        plan, clock = self._plan, self._clock
+    def _servers(self, folder: Folder, stack: AsyncExitStack) -> Servers:
+        plan = self._plan
         try:
-            if not plan.embedded:
-                plain = {name: value for name, value in os.environ.items() if not name.startswith("MESHQ_")}
-                here = self._options.file.parent
-                self._slots = [
-                    self._slot(unit, Apart(unit, here, plain, self._output, self._guard, clock)) for unit in plan.units
-                ]
-                return mesh_at(plan.broker, plan.registry, plan.mesh, os.environ, clock)
-            hub = EmbeddedHub(folder.path / "broker.db", clock)
-            stack.push_async_callback(hub.close)
-            known = EmbeddedRegistryHub(clock, folder.path / "registry.json") if plan.registry == "embedded:" else None
-            store = None
-            if known is not None:
-                store = EmbeddedStoreHub(clock, folder.path / "store.db")
-                stack.push_async_callback(store.close)
-            self._slots = [self._slot(unit, Inside(unit, hub, known, store, clock)) for unit in plan.units]
-            registry = known.connect() if known else choose.registry(plan.registry, plan.mesh, clock)
-        except StoreUnusable as error:
+            for unit in plan.units:
+                settings_of(unit)
+            if plan.embedded:
+                return servers.embedded(plan, folder.path, self._clock, stack)
+            return servers.apart(plan, self._options.file.parent, self._output, self._guard, self._clock)
+        except BadSettings as bad:
+            raise CannotStart([str(fault) for fault in bad.faults]) from bad
+        except (StoreUnusable, ValueError, OSError) as error:
             raise CannotStart([str(error)]) from error
+
+    def _first(self) -> list[Replica]:
+        """Those that run from the start."""
+        try:
+            return [self._replicas.add(unit) for unit in self._plan.units if unit.at_start]
         except BadSettings as bad:
             raise CannotStart([str(fault) for fault in bad.faults]) from bad
         except (ValueError, OSError) as error:
             raise CannotStart([str(error)]) from error
 
-        async def list_queues() -> list[QueueStats]:
-            return hub.stats(hub.queue_names)
-
-        return Mesh(SERVICE, DOMAIN, hub.connect(SERVICE), registry, clock, PrometheusMetrics(), list_queues)
-
-    def _slot(self, unit: Unit, sidecar: UnitSidecar) -> _Slot:
+    def _replica(self, unit: Unit, there: Servers) -> Replica:
         command = Command([checks.SHELL, "-c", checks.command_line(unit.app.command)], unit.directory, unit.environment)
         output, label = self._output, unit.label
         app = Kept(
@@ -217,59 +184,70 @@ class Runner:
             self._guard,
             self._clock,
         )
-        return _Slot(unit, sidecar, app)
+        within = self._options.ready_within
+        sidecar = there.make_sidecar(unit)
+        return Replica(unit, sidecar, app, output, self._clock, within, self._look_at_all, self._on_hopeless)
+
+    async def _start_scaling(self, there: Servers, stack: AsyncExitStack) -> None:
+        stack.push_async_callback(there.registry.close)
+        await there.registry.open()
+        stack.push_async_callback(there.broker.close)
+        await there.broker.open()
+        apps = {app.topic: app for app in self._plan.scaled}
+        self._asleep = [
+            Asleep(app.name, settings_of(app.units[0]), there.broker, there.registry)
+            for app in apps.values()
+            if not app.policy.min
+        ]
+        sampler = Sampler(
+            there.list_queues,
+            there.registry,
+            self._clock,
+            own_policy=lambda topic: apps[topic.name].policy if topic.name in apps else None,
+        )
+        self._scaler = Scaler(tuple(apps.values()), self._replicas, sampler, self._output)
+        self._scaler.start()
+        self._tasks.start(self._scale(sampler), "look how many replicas there should be")
+
+    async def _scale(self, sampler: Sampler) -> None:
+        """What is asleep is made known first, for the sampler wakes only what it saw."""
+        try:
+            async with asyncio.timeout(self._options.ready_within):
+                await asyncio.gather(*(asleep.run() for asleep in self._asleep))
+        except TimeoutError:
+            self._over.set()
+            return
+        self._look_at_all()
+        await sampler.run()
 
     # --- while it runs ----------------------------------------------------------------------------------------------------
 
-    async def _watch(self, slot: _Slot) -> None:
-        await self._become_ready(slot)
-        port, health = slot.unit.port, slot.unit.app.health
-        while slot.ready and port is not None:
-            slot.app.started.clear()
-            await slot.app.started.wait()
-            begun = self._clock.monotonic()
-            await self._until_answers(slot, port, health)
-            self._output.said(slot.label, f"ready again after {self._clock.monotonic() - begun:.1f} s")
+    def _expected(self) -> list[Replica | Asleep]:
+        """What has to be ready before all is."""
+        return [*(replica for replica in self._replicas.all if replica.unit.at_start), *self._asleep]
 
-    async def _until_answers(self, slot: _Slot, port: int, health: str) -> None:
-        """At its port; or, if it never listens there, over a link, which its sidecar sees go and come."""
-        was_away = False
-        while not (await probe("127.0.0.1", port, health, PROBE_SECONDS)).healthy:
-            is_away = bool(await slot.sidecar.fault())
-            if was_away and not is_away:
-                return
-            was_away = was_away or is_away
-            await asyncio.sleep(WATCH_EVERY)
+    def _look_at_all(self) -> None:
+        """Something became ready."""
+        if self._all_ready or not all(each.ready for each in self._expected()):
+            return
+        self._all_ready = True
+        count = sum(unit.at_start for unit in self._plan.units)
+        match count:
+            case 0:
+                text = "ready: every app is at zero replicas, until there is a message for it"
+            case 1:
+                text = "the app is ready"
+            case _:
+                text = f"all {count} apps are ready"
+        self._output.said(RUNNER, text)
 
-    async def _become_ready(self, slot: _Slot) -> None:
-        begun = self._clock.monotonic()
-        while True:
-            slot.why_not = await self._why_not_ready(slot)
-            took = self._clock.monotonic() - begun
-            if not slot.why_not:
-                self._note_ready(slot, took)
-                return
-            given_up = slot.app.starts >= MOST_STARTS and slot.app.pid is None
-            if given_up or took >= self._options.ready_within:
-                self._over.set()
-                return
-            await asyncio.sleep(WATCH_EVERY)
-
-    async def _why_not_ready(self, slot: _Slot) -> str:
-        if slot.unit.port is None:
-            if slot.app.exit_code == 0:
-                return ""  # a job that was done at once
-            if slot.app.uptime < SETTLED_SECONDS:
-                return _exits(slot.app) or "it was only just started"
-            return await slot.sidecar.fault()
-        return _exits(slot.app) or await slot.sidecar.fault()
-
-    def _note_ready(self, slot: _Slot, took: float) -> None:
-        slot.ready = True
-        self._output.said(slot.label, f"ready after {took:.1f} s")
-        if all(slot.ready for slot in self._slots):
-            count = len(self._slots)
-            self._output.said(RUNNER, "the app is ready" if count == 1 else f"all {count} apps are ready")
+    def _on_hopeless(self, replica: Replica) -> None:
+        """It ends the run, unless another replica shows that its app can be ready."""
+        others = (other.ready for other in self._replicas.of(replica.unit.index))
+        if any(others):
+            self._output.said(replica.label, f"is not ready: {replica.why_not}", wrong=True)
+        else:
+            self._over.set()
 
     async def _until_over(self) -> None:
         with suppress(TimeoutError):
@@ -280,24 +258,15 @@ class Runner:
         return {
             "mesh": self._plan.mesh,
             "file": str(self._options.file),
-            "apps": [
-                {
-                    "name": slot.label,
-                    "service": slot.unit.app.service,
-                    "version": str(slot.unit.app.version),
-                    "pid": slot.app.pid,
-                    "ready": slot.ready,
-                    "restarts": max(0, slot.app.starts - 1),
-                    "port": slot.unit.port,
-                    "sidecarPort": slot.unit.sidecar_port,
-                }
-                for slot in self._slots
-            ],
+            "apps": [replica.about() for replica in self._replicas.all],
+            "scaled": [] if self._scaler is None else self._scaler.about(),
         }
 
     # --- the end ----------------------------------------------------------------------------------------------------------
 
     async def _end(self) -> None:
+        if self._scaler is not None:
+            await self._scaler.close()
         self._find_failures()
         self._output.said(RUNNER, "stopping: callers first; Ctrl-C again ends all at once")
         try:
@@ -305,55 +274,54 @@ class Runner:
                 await self._gently()
         except TimeoutError:
             if self._signals < 2:
-                running = [slot.label for slot in self._slots if slot.app.pid is not None]
+                running = [replica.label for replica in self._replicas.all if replica.app.pid is not None]
                 self._output.said(RUNNER, f"still running after {DRAIN_SECONDS:g} s: {', '.join(running)}", wrong=True)
-        await asyncio.gather(*(slot.app.kill() for slot in self._slots))
+        await asyncio.gather(*(replica.kill() for replica in self._replicas.all))
         self._find_bad_ends()
 
     async def _gently(self) -> None:
-        callers = [slot for slot in self._slots if slot.unit.port is None]
-        serving = [slot for slot in self._slots if slot.unit.port is not None]
-        await asyncio.gather(*(slot.app.terminate() for slot in callers))
+        callers = [replica for replica in self._replicas.all if replica.unit.port is None]
+        serving = [replica for replica in self._replicas.all if replica.unit.port is not None]
+        await asyncio.gather(*(replica.terminate() for replica in callers))
         await self._quiet(serving)
-        await asyncio.gather(*(slot.sidecar.drain() for slot in serving))
-        await asyncio.gather(*(slot.app.terminate() for slot in serving))
+        await asyncio.gather(*(replica.drain() for replica in serving))
+        await asyncio.gather(*(replica.terminate() for replica in serving))
 
-    async def _quiet(self, serving: Iterable[_Slot]) -> None:
+    async def _quiet(self, serving: Sequence[Replica]) -> None:
         """Until apps no longer work for each other: one that is drained takes no calls, which others may wait for."""
         until = self._clock.monotonic() + QUIET_SECONDS
         looks = 0
         while looks < 2 and self._clock.monotonic() < until:
-            looks = 0 if any(slot.sidecar.at_work for slot in serving) else looks + 1
+            looks = 0 if any(replica.sidecar.at_work for replica in serving) else looks + 1
             await asyncio.sleep(WATCH_EVERY / 2)
 
     def _find_failures(self) -> None:
         """Of apps as they are before they are told to end."""
-        for slot in self._slots:
-            if not slot.ready:
-                self._failures.append(f"{slot.label} never became ready: {slot.why_not}")
-                self._failures += [f"  {slot.label} said: {line}" for line in self._output.tail(slot.label)]
-            elif self._options.seconds is not None and slot.app.pid is None and slot.app.exit_code:
-                self._failures.append(f"{slot.label} does not run: it exited with code {slot.app.exit_code}")
+        for asleep in self._asleep:
+            if not asleep.ready:
+                self._failures.append(f"{asleep.label} could not be waited for by messages: {asleep.why_not}")
+        for replica in self._replicas.all:
+            if replica.leaving:
+                continue
+            if not replica.ready and (replica.hopeless or (replica.unit.at_start and not self._all_ready)):
+                self._failures.append(f"{replica.label} never became ready: {replica.why_not}")
+                self._failures += [f"  {replica.label} said: {line}" for line in self._output.tail(replica.label)]
+            elif self._options.seconds is not None and replica.app.pid is None and replica.app.exit_code:
+                self._failures.append(f"{replica.label} does not run: it exited with code {replica.app.exit_code}")
 
     def _find_bad_ends(self) -> None:
         """The exit code of an app that only calls out is its word on how its calls went."""
         if self._options.seconds is None:
             return
-        for slot in self._slots:
-            if slot.unit.port is None and slot.ready and slot.app.exit_code not in ENDED_BY_US:
-                self._failures.append(f"{slot.label} ended with exit code {slot.app.exit_code}")
+        for replica in self._replicas.all:
+            if replica.unit.port is None and replica.ready and replica.app.exit_code not in ENDED_BY_US:
+                self._failures.append(f"{replica.label} ended with exit code {replica.app.exit_code}")
 
     def _tell_the_end(self) -> None:
         for failure in self._failures:
             self._output.said(RUNNER, failure, wrong=True)
         if not self._failures:
             self._output.said(RUNNER, "ended: all is well")
-
-
-def _exits(app: Kept) -> str:
-    if app.pid is not None or app.exit_code is None:
-        return ""
-    return f"it exits with code {app.exit_code} (started {app.starts} times)"
 
 
 # --- from arguments to a run ------------------------------------------------------------------------------------------------

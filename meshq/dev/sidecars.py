@@ -17,7 +17,7 @@ from meshq.dev.output import Output, say_logged, speaker
 from meshq.dev.plan import Unit
 from meshq.dev.process import Command, Guard, Kept
 from meshq.ports import Clock, Delivery
-from meshq.settings import load, with_instance
+from meshq.settings import Settings, load, with_instance
 from meshq_sidecar.app import Sidecar
 
 PROBE_SECONDS = 2.0
@@ -42,6 +42,13 @@ class UnitSidecar(Protocol):
     async def stop(self) -> None: ...
 
 
+def settings_of(unit: Unit) -> Settings:
+    """Raises BadSettings."""
+    settings = load({name: v for name, v in unit.sidecar_environment.items() if name != "MESHQ_INTERCEPT"})
+    # Not read of the environment's list with commas, for a selector may have one.
+    return replace(settings, intercept=dict(unit.intercept))
+
+
 # --- inside this process ----------------------------------------------------------------------------------------------------
 
 
@@ -55,8 +62,7 @@ class Inside:
         clock: Clock,
     ) -> None:
         """`registry` and `store` None: those that the unit's settings name. Raises BadSettings."""
-        settings = load({name: v for name, v in unit.sidecar_environment.items() if name != "MESHQ_INTERCEPT"})
-        settings = replace(with_instance(settings), intercept=dict(unit.intercept))
+        settings = with_instance(settings_of(unit))
         tls = (settings.tls_ca, settings.tls_cert, settings.tls_key)
         joined = registry.connect() if registry else choose.registry(settings.registry_url, settings.mesh, clock, tls)
         kept = store.connect() if store else choose.store(settings.registry_url, settings.mesh, clock, tls)

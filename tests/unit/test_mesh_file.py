@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from meshq.core.events import EventAddress
+from meshq.core.scaling_values import ScalingPolicy
 from meshq.core.selectors import parse_address
 from meshq.core.subscriptions import Mode, Pattern, Subscription
-from meshq.dev import meshfile
+from meshq.dev import banner, meshfile
 from meshq.dev.meshfile import BadMeshFile, MeshFile
 from meshq.dev.plan import Plan, make_plan
 from meshq.settings import load
@@ -39,7 +40,7 @@ def plan_faults(text: str) -> list[str]:
     return [str(fault) for fault in bad.value.faults]
 
 
-@pytest.mark.parametrize("example", ["shop", "httpbin"])
+@pytest.mark.parametrize("example", ["shop", "httpbin", "scaling"])
 def test_the_examples_are_good(example: str) -> None:
     file = EXAMPLES / example / "mesh.yaml"
     made = make_plan(meshfile.read(file), file.parent, {}, 3590, lambda preferred, taken: preferred)
@@ -135,7 +136,16 @@ def test_every_key_is_read() -> None:
         (app("env: {A-B: x}"), "line 2: apps[0] (orders).env.A-B: 'A-B' is not the name of an environment variable"),
         (app("intercept: {web: billing}"), "line 2: apps[0] (orders).intercept.web: give a whole number"),
         (app("intercept: {0: billing}"), "line 2: apps[0] (orders).intercept.0: must be greater than or equal to 1"),
-        (app("scale: {min: 0}"), "line 2: apps[0] (orders).scale: is not served by this version yet: say replicas instead"),
+        (app("scale: 5"), "line 2: apps[0] (orders).scale: give a map such as {min: 0, max: 20, wait: 10s}"),
+        (app("scale: {mim: 0}"), "line 2: apps[0] (orders).scale.mim: no such key; did you mean min?"),
+        (app("scale: {min: 21}"), "line 2: apps[0] (orders).scale.min: 21 is above max, which is 20"),
+        (app("scale: {max: 0}"), "line 2: apps[0] (orders).scale.max: 0 would let nothing run: give at least 1"),
+        (app("scale: {max: 51}"), "line 2: apps[0] (orders).scale.max: must be less than or equal to 50"),
+        (app("scale: {wait: 10}"), "line 2: apps[0] (orders).scale.wait: '10' has no unit: write 10s or 500ms"),
+        (
+            app("replicas: 1, scale: {max: 5}"),
+            "line 2: apps[0] (orders).scale: the signal says how many, and replicas says it too: leave one of them out",
+        ),
         (app("subscribe: [{event: x, pth: /a, path: /b}]"), "line 2: apps[0] (orders).subscribe[0].pth: no such key; did you mean path?"),
         (app("subscribe: [{event: x}]"), "line 2: apps[0] (orders).subscribe[0].path: is required"),
         (app("subscribe: x"), "line 2: apps[0] (orders).subscribe: give a list"),
@@ -168,6 +178,14 @@ def test_a_version_that_yaml_reads_as_a_number_is_explained() -> None:
     (fault,) = faults("apps:\n  - service: a\n    version: 1.0\n    command: x\n")
     assert fault.startswith("line 3: apps[0] (a).version: '1.0' is not a SemVer version")
     assert 'write it in full, as "1.0.0"' in fault
+
+
+def test_a_scale_is_a_policy_with_the_usual_values_for_what_is_left_out() -> None:
+    assert meshfile.parse(app("scale: {}")).apps[0].scale == ScalingPolicy()
+    written = app("scale: {min: 1, max: 5, wait: 500ms, quantile: 0.9, lead: 2s, idle: 1m}")
+    only = meshfile.parse(written).apps[0]
+    assert only.scale == ScalingPolicy(wait=0.5, quantile=0.9, min=1, max=5, lead=2.0, idle=60.0)
+    assert (only.at_start, only.at_most) == (1, 5)
 
 
 def test_broken_yaml_is_told_with_its_line() -> None:
@@ -347,3 +365,89 @@ def test_a_sidecar_is_told_of_its_subscriptions_whatever_they_have() -> None:
 def test_an_app_without_a_port_gets_no_events() -> None:
     (fault,) = plan_faults(app("port: 0, subscribe: [{event: x, path: /x}]"))
     assert fault.startswith("apps[0] (orders).subscribe: events are posted to the app")
+
+
+# --- apps that are scaled -----------------------------------------------------------------------------------------------------
+
+SCALED_AND_A_CALLER = """
+apps:
+  - {service: a, version: 2.0.0, command: x, scale: {min: 1, max: 3}, intercept: {8081: c@1}}
+  - {service: b, version: 1.0.0, command: y, scale: {max: 1}}
+  - {service: c, version: 1.0.0, command: z}
+"""
+
+
+def test_a_scaled_app_has_the_ports_of_all_the_replicas_that_it_may_have() -> None:
+    made = plan(SCALED_AND_A_CALLER)
+    assert [(unit.label, unit.sidecar_port, unit.port, unit.at_start) for unit in made.units] == [
+        ("a/1", 3600, 3605, True),
+        ("a/2", 3610, 3615, False),
+        ("a/3", 3620, 3625, False),
+        ("b", 3630, 3635, False),
+        ("c", 3640, 3645, True),
+    ]
+    first, second = made.scaled
+    assert (first.name, first.topic, first.policy) == ("a", "a.v2", ScalingPolicy(min=1, max=3))
+    assert [unit.label for unit in first.units] == ["a/1", "a/2", "a/3"]
+    assert (second.name, second.topic, [unit.label for unit in second.units]) == ("b", "b.v1", ["b"])
+
+
+def test_what_is_scaled_is_shown_in_one_line() -> None:
+    made = plan(SCALED_AND_A_CALLER)
+    assert [line.split("  ")[1:] for line in map(_squeezed, banner.table(made))][1:] == [
+        ["a, 1..3 replicas", "2.0.0", "3600..3620", "3605..3625", "8081 for c@1"],
+        ["b, 0..1 replicas", "1.0.0", "3630", "3635"],
+        ["c", "1.0.0", "3640", "3645"],
+    ]
+    assert banner.summary(made) == "3 apps in 2 to 5 replicas"
+
+
+def _squeezed(line: str) -> str:
+    while "   " in line:
+        line = line.replace("   ", "  ")
+    return line
+
+
+def test_who_calls_is_told_of_a_sidecar_that_runs() -> None:
+    def how(text: str) -> list[str]:
+        lines = banner.lines(plan(text), Path("/shop/mesh.yaml"), "http://127.0.0.1:9", str)
+        return [line for line in lines if line.startswith("call one:")]
+
+    asleep = "  - {service: a, version: 1.0.0, command: x, scale: {max: 2}}\n"
+    assert how(f"apps:\n{asleep}") == ["call one:  meshq call a / --control http://127.0.0.1:9"]
+    (both,) = how(f"apps:\n{asleep}{APP}}}\n")
+    assert both.startswith("call one:  curl http://localhost:3620/v1/call/a/")
+
+
+def test_a_replica_that_goes_has_all_the_time_of_a_message() -> None:
+    def drain(more: str, environment: dict[str, str]) -> str | None:
+        return plan(app(more), environment).units[0].sidecar_environment.get("MESHQ_DRAIN_TIMEOUT")
+
+    assert drain("scale: {}", {}) == "60s"
+    assert load(plan(app("scale: {}")).units[0].sidecar_environment).app_timeout == 60.0
+    assert drain("scale: {}", {"MESHQ_APP_TIMEOUT": "5m"}) == "5m"
+    assert drain("scale: {}", {"MESHQ_APP_TIMEOUT": "5m", "MESHQ_DRAIN_TIMEOUT": "1s"}) == "1s"
+    assert drain("replicas: 2", {}) is None
+
+
+@pytest.mark.parametrize(
+    ("more", "fault"),
+    [
+        ("port: 8001, scale: {max: 2}", "port: 8001 can be held by one replica only, and there are up to 2: leave port out"),
+        ("port: 0, scale: {}", "scale: nothing waits for an app that only calls out"),
+        ("scale: {}, subscribe: [{event: x, path: /x, mode: replay}]", "scale: a log is replayed by a replica, and min 0"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_with_scaling(more: str, fault: str) -> None:
+    (found,) = plan_faults(app(more))
+    assert found.startswith(f"apps[0] (orders).{fault}")
+
+
+def test_one_app_follows_the_signal_of_a_topic() -> None:
+    (found,) = plan_faults(f"apps:\n{APP}, scale: {{}}}}\n  - {{service: orders, version: 1.2.0, command: run}}\n")
+    assert found.startswith(
+        "apps[0] (orders).scale: the signal is that of orders.v1, and apps[1] (orders).version serves"
+    )
+    assert plan(f"apps:\n{APP}, scale: {{}}}}\n  - {{service: orders, version: 2.0.0, command: run}}\n").scaled
+    assert plan(app("port: 8001, scale: {max: 1}")).scaled
+    assert plan(app("scale: {min: 1}, subscribe: [{event: x, path: /x, mode: replay}]")).scaled
