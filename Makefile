@@ -12,7 +12,7 @@ pytest := $(bin)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test unit contract e2e fault chaos check lint format bench bench-registry lock definitions clean need-node need-dig need-servers
+.PHONY: help demo test unit contract e2e fault chaos check lint format bench bench-registry lock definitions proto clean need-node need-dig need-servers
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
@@ -74,6 +74,10 @@ lock: $(ready)  ## renew what is installed: requirements.lock, sidecar/*.lock
 
 definitions: $(ready)  ## broker-config/definitions.json from meshq/core/topology.py
 	@$(bin)/python -m tests.servers.definitions
+
+proto: $(ready)  ## meshq/adapters/keda_proto/*_pb2.py from the contract beside them
+	@$(bin)/python -m grpc_tools.protoc -I meshq/adapters/keda_proto --python_out=meshq/adapters/keda_proto \
+		--pyi_out=meshq/adapters/keda_proto externalscaler.proto
 
 clean:  ## remove what these targets made
 	rm -rf .venv .meshq .hypothesis .pytest_cache .mypy_cache .ruff_cache build dist

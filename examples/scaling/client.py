@@ -2,29 +2,38 @@
 
 import http.client
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 MESSAGES = int(os.environ["MESSAGES"])
 EVERY = float(os.environ["EVERY"])
 """Seconds from one burst to the next."""
 
 
-def send(mesh: http.client.HTTPConnection, number: int) -> None:
-    mesh.request("POST", "/v1/call/worker/work", str(number), {"Prefer": "respond-async"})
-    response = mesh.getresponse()
+HOST = os.environ["MESHQ_URL"].removeprefix("http://")
+SENDERS = 16
+
+local = threading.local()
+
+
+def send(number: int) -> None:
+    """Over a connection of the thread's own."""
+    if not hasattr(local, "mesh"):
+        local.mesh = http.client.HTTPConnection(HOST, timeout=30)
+    local.mesh.request("POST", "/v1/call/worker/work", str(number), {"Prefer": "respond-async"})
+    response = local.mesh.getresponse()
     response.read()
     if response.status != 202:
         raise SystemExit(f"message {number} was not accepted: {response.status}")
 
 
 def main() -> None:
-    host = os.environ["MESHQ_URL"].removeprefix("http://")
     while True:
         begun = time.monotonic()
-        mesh = http.client.HTTPConnection(host, timeout=30)
-        for number in range(MESSAGES):
-            send(mesh, number)
-        mesh.close()
+        with ThreadPoolExecutor(SENDERS) as senders:
+            for _ in senders.map(send, range(MESSAGES)):
+                pass
         took = time.monotonic() - begun
         print(f"{MESSAGES} messages sent in {took:.1f} s", flush=True)
         time.sleep(max(0.0, EVERY - took))

@@ -1,4 +1,4 @@
-"""An app whose every request is 50 ms of work. It knows nothing of queues, nor of other replicas. Standard library only."""
+"""An app whose every request is some work, 50 ms unless WORK_SECONDS says otherwise. It knows nothing of queues, nor of other replicas. Standard library only."""
 
 import os
 import signal

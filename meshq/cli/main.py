@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from meshq import __version__
-from meshq.cli import call, contracts, control, dead, dev, orders, publish, retire, route, show, sidecar
+from meshq.cli import call, contracts, control, dead, dev, orders, publish, retire, route, scale, show, sidecar, signals
 
 app = typer.Typer(
     help="A message-queue service mesh: see who is there, call them, run several apps on this machine.",
@@ -24,12 +24,14 @@ app.command("instances")(show.instances)
 app.command("queues")(show.queues)
 app.add_typer(dead.app, name="dead")
 app.add_typer(route.app, name="route")
+app.add_typer(scale.app, name="scale")
 app.command("retire")(retire.retire)
 app.command("pause")(orders.pause)
 app.command("resume")(orders.resume)
 app.command("drain")(orders.drain)
 app.add_typer(contracts.app, name="contracts")
 app.add_typer(control.app, name="control")
+app.command("signals")(signals.signals)
 app.command("sidecar")(sidecar.sidecar)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meshq.cli import reach, scale_manifest, scale_tables
+from meshq.cli import reach, scale_manifest, scale_tables, simulate
 from meshq.cli.asking import ask, reached, request, segment
 from meshq.cli.show import AsFormat, ControlUrl, Format, Watch, show
 
@@ -17,6 +17,7 @@ SECONDS = 20.0
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 app.command("manifest")(scale_manifest.manifest)
+app.command("simulate")(simulate.simulate)
 
 SignalsUrl = Annotated[
     str | None,

@@ -26,6 +26,7 @@ from meshq.dev.servers import Servers
 from meshq.dev.sidecars import settings_of
 from meshq.dev.state import AlreadyRunning, Folder, Running
 from meshq.settings import BadSettings
+from meshq.signals.on_demand import Following
 from meshq.signals.sampler import Sampler
 from meshq.tasks import Tasks
 from meshq_sidecar.listening import PortTaken
@@ -203,8 +204,10 @@ class Runner:
             there.list_queues,
             there.registry,
             self._clock,
+            every=there.count_every,
             own_policy=lambda topic: apps[topic.name].policy if topic.name in apps else None,
         )
+        there.mesh.scale = Following(sampler)
         self._scaler = Scaler(tuple(apps.values()), self._replicas, sampler, self._output)
         self._scaler.start()
         self._tasks.start(self._scale(sampler), "look how many replicas there should be")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +15,17 @@ from meshq.adapters.metrics import PrometheusMetrics
 from meshq.control import DOMAIN, SERVICE
 from meshq.control.app import management, mesh_at
 from meshq.control.mesh import ListQueues, Mesh
+from meshq.core.scaling_values import EVERY
 from meshq.dev.output import Output
 from meshq.dev.plan import Plan, Unit
 from meshq.dev.process import Guard
 from meshq.dev.sidecars import Apart, Inside, UnitSidecar, settings_of
 from meshq.ports import Broker, Clock, QueueStats, Registry
+from meshq.signals.on_demand import OnDemand
+from meshq.signals.sampler import Sampler
+
+AT_ONCE = 1.0
+"""Seconds between looks at queues of this process, which have their figures at any moment."""
 
 
 class Servers(NamedTuple):
@@ -30,6 +37,8 @@ class Servers(NamedTuple):
     """The runner's own connections, not open yet; so is `registry`."""
     registry: Registry
     list_queues: ListQueues
+    count_every: float
+    """Seconds after which there are new figures of queues."""
 
 
 def embedded(plan: Plan, folder: Path, clock: Clock, stack: AsyncExitStack) -> Servers:
@@ -49,10 +58,11 @@ def embedded(plan: Plan, folder: Path, clock: Clock, stack: AsyncExitStack) -> S
     async def list_queues() -> list[QueueStats]:
         return hub.stats(hub.queue_names)
 
-    mesh = Mesh(SERVICE, DOMAIN, hub.connect(SERVICE), connect(), clock, PrometheusMetrics(), list_queues)
-    return Servers(
-        mesh, lambda unit: Inside(unit, hub, known, store, clock), hub.connect(SERVICE), connect(), list_queues
-    )
+    registry = connect()
+    scale = OnDemand(Sampler(list_queues, registry, clock, every=AT_ONCE), clock)
+    mesh = Mesh(SERVICE, DOMAIN, hub.connect(SERVICE), registry, clock, PrometheusMetrics(), list_queues, scale)
+    make = partial(Inside, hub=hub, registry=known, store=store, clock=clock)
+    return Servers(mesh, make, hub.connect(SERVICE), connect(), list_queues, AT_ONCE)
 
 
 def apart(plan: Plan, here: Path, output: Output, guard: Guard, clock: Clock) -> Servers:
@@ -66,4 +76,5 @@ def apart(plan: Plan, here: Path, output: Output, guard: Guard, clock: Clock) ->
         choose.broker(plan.broker, "meshq dev", SERVICE, clock, tls),
         choose.registry(plan.registry, plan.mesh, clock, tls),
         management(plan.broker, os.environ.get("MESHQ_MANAGEMENT_URL", ""), clock),
+        EVERY,
     )

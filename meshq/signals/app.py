@@ -6,7 +6,7 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from meshq import __version__
 from meshq.adapters import choose, tls_serving
@@ -24,6 +24,7 @@ from meshq.settings import BadSettings, Fault
 from meshq.settings_servers import tls_files
 from meshq.signals import gauges
 from meshq.signals.direct import Direct
+from meshq.signals.external_owner import external_metrics_owner
 from meshq.signals.http_api import HttpApi
 from meshq.signals.keda import Scaler
 from meshq.signals.leading import Leading
@@ -31,10 +32,21 @@ from meshq.signals.sampler import ListQueues, Sampler
 from meshq.signals.settings import SignalsSettings
 from meshq.tasks import Tasks
 
+if TYPE_CHECKING:
+    from meshq.adapters.kubernetes import Kubernetes
+
 logger = logging.getLogger(__name__)
 
 LAST_ANSWERS = 1.0
 """Seconds for what was asked before the end."""
+
+
+def kubernetes_of_pod(environment: Mapping[str, str]) -> "Kubernetes":
+    """Imported here, because it takes three seconds and more memory than all the rest. Raises ClusterFault outside of a pod."""
+    from meshq.adapters.kubernetes import Kubernetes
+    from meshq.adapters.kubernetes_access import in_cluster
+
+    return Kubernetes(in_cluster(environment))
 
 
 class Ports(NamedTuple):
@@ -44,9 +56,16 @@ class Ports(NamedTuple):
 
 
 class SignalsServer:
-    """One replica of the server. Raises BadSettings for what makes no sense."""
+    """One replica of the server. `cluster` is asked for, where something of Kubernetes is needed, with the environment. Raises
+    BadSettings for what makes no sense."""
 
-    def __init__(self, settings: SignalsSettings, clock: Clock, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        settings: SignalsSettings,
+        clock: Clock,
+        environment: Mapping[str, str] = os.environ,
+        cluster: Callable[[Mapping[str, str]], "Kubernetes"] = kubernetes_of_pod,
+    ) -> None:
         server, faults = settings.server, list[Fault]()
         tls = tls_files(environment)
         try:
@@ -70,6 +89,7 @@ class SignalsServer:
             raise BadSettings(faults)
         self._settings = settings
         self._environment = environment
+        self._cluster = cluster
         self._role = Leading(self._store, instance_id(socket.gethostname(), secrets.token_hex(3)))
         self._sampler = Sampler(list_queues, self._registry, clock, role=self._role)
         self._stack = AsyncExitStack()
@@ -106,7 +126,7 @@ class SignalsServer:
         tls = self._tls
         grpc_port = await _bound("--grpc-port", ports.grpc, lambda port: keda.start(listen, port, tls))
         http_port = await _bound("--http-port", ports.http, lambda port: http.listen(listen, port, api.handle))
-        if tls is None:
+        if tls is None or not await self._is_ours():
             return Ports(grpc_port, http_port, 0)
         https = await _bound(
             "--https-port", ports.https, lambda port: http.listen_tls(listen, port, api.handle, tls.context)
@@ -117,33 +137,53 @@ class SignalsServer:
         """The direct mode, if something is to be scaled. Raises BadSettings where that cannot be."""
         if not self._settings.targets:
             return None
-        from meshq.adapters.kubernetes import Kubernetes
-        from meshq.adapters.kubernetes_access import in_cluster
-
         try:
-            cluster = Kubernetes(in_cluster(self._environment))
-            self._stack.push_async_callback(cluster.close)
-            direct = Direct(self._sampler, cluster, self._settings.targets, self._in_flight)
-            conflicts = await direct.conflicts()
+            direct = Direct(self._sampler, self._kubernetes(), self._settings.targets, self._in_flight)
         except ClusterFault as fault:
             raise BadSettings([Fault("MESHQ_SIGNALS_DIRECT", str(fault))]) from fault
+        try:
+            conflicts = await direct.conflicts()
+        except ClusterFault as fault:
+            logger.warning("%s; it is looked at again whenever something is to be scaled", fault)
+            return direct
         if conflicts:
             raise BadSettings([Fault("MESHQ_SIGNALS_DIRECT", conflict) for conflict in conflicts])
         return direct
+
+    def _kubernetes(self) -> "Kubernetes":
+        """Raises ClusterFault outside of a pod."""
+        cluster = self._cluster(self._environment)
+        self._stack.push_async_callback(cluster.close)
+        return cluster
+
+    async def _is_ours(self) -> bool:
+        """Whether nobody else serves the cluster's external metrics, where it is known which Service we are."""
+        own = self._settings.service
+        if not own:
+            return True
+        try:
+            reason = await external_metrics_owner(self._kubernetes(), own)
+        except ClusterFault as fault:
+            logger.warning("%s; so it is not known whether somebody else serves the external metrics", fault)
+            return True
+        if reason:
+            logger.error("%s; HTTPS is not served", reason)
+        return not reason
 
     def _in_flight(self, name: str) -> Mapping[str, int]:
         return in_flight(self._sampler.picture, name)
 
 
 def in_flight(picture: Snapshot, name: str) -> Mapping[str, int]:
-    """Messages at work by pod, of the instances of a topic."""
-    return {
-        pod_of(instance.id): instance.load.in_flight
-        for service in picture.services.values()
-        for major in service.majors
-        if topic(service.name, major) == name
-        for instance in service.of_major(major)
-    }
+    """Messages at work by pod, of the instances of a topic: by what their ids say of it, and by address."""
+    found: dict[str, int] = {}
+    for service in picture.services.values():
+        for major in service.majors:
+            if topic(service.name, major) == name:
+                for instance in service.of_major(major):
+                    host = instance.address.rpartition(":")[0].strip("[]")
+                    found |= {where: instance.load.in_flight for where in (pod_of(instance.id), host) if where}
+    return found
 
 
 def _figures(settings: SignalsSettings, clock: Clock) -> ListQueues:

@@ -1,5 +1,6 @@
 """The settings of `meshq signals`, from the environment: every fault at once."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from meshq import settings_servers
 from meshq.settings import Fault
 from meshq.settings_servers import ServerSettings
 from meshq.signals.direct_targets import Target, parse_targets
+
+_SERVICE = re.compile(r"[a-z0-9-]{1,63}/[a-z0-9-]{1,63}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,9 @@ class SignalsSettings:
     key: Path | None
     client_ca: Path | None
     """Who may ask over TLS needs a certificate of it; None: nobody needs one."""
+    service: str
+    """Our own Kubernetes Service, `namespace/name`, by which it is seen whether somebody else serves external metrics; "" where that
+    is not to be looked at."""
 
 
 def read(environment: Mapping[str, str]) -> SignalsSettings:
@@ -44,6 +50,9 @@ def read(environment: Mapping[str, str]) -> SignalsSettings:
                 "clients can only be asked for a certificate over TLS: give MESHQ_SIGNALS_CERT too",
             )
         )
+    service = environment.get("MESHQ_SIGNALS_SERVICE", "")
+    if service and _SERVICE.fullmatch(service) is None:
+        faults.append(Fault("MESHQ_SIGNALS_SERVICE", f"{service[:80]!r} is not of the form namespace/name"))
     return SignalsSettings(
         settings_servers.read(environment, faults),
         environment.get("MESHQ_MANAGEMENT_URL", ""),
@@ -52,6 +61,7 @@ def read(environment: Mapping[str, str]) -> SignalsSettings:
         cert,
         key,
         client_ca,
+        service,
     )
 
 

@@ -52,6 +52,10 @@ OWNERS = {
     "httptools": "meshq.adapters.http",
     "prometheus_client": "meshq.adapters.metrics",
     "dnslib": "meshq.adapters.dns",
+    "grpc": "meshq.adapters.keda",
+    "google.protobuf": "meshq.adapters.keda",
+    "kubernetes": "meshq.adapters.kubernetes",
+    "matplotlib": "meshq.simulate.plots",
     "h11": "meshq.sdk.http",
 }
 """The adapter (of the SDK, the part) that owns a library: this module and those whose names go on with an underscore."""
@@ -65,12 +69,13 @@ SHARED = (
     "meshq.calling",
     "meshq.sending",
     "meshq.linking",
+    "meshq.waking",
 )
 """What every program builds on, besides core. Files whose names go on with an underscore belong to the same part."""
 ADAPTERS_MAY = ("meshq.core", "meshq.ports", "meshq.tasks")
 SHARED_MAY = ("meshq.core", "meshq.ports", "meshq.tasks", "meshq.randomness")
 
-ADAPTER_MAY_USE = {"embedded": {"store"}, "rabbit": {"amqp"}, "store": {"lock"}, "spool": {"lock"}}
+ADAPTER_MAY_USE = {"keda": {"tls"}, "embedded": {"store"}, "rabbit": {"amqp"}, "store": {"lock"}, "spool": {"lock"}}
 """An adapter that is built on another: the embedded broker keeps its queues in the store, the statistics of RabbitMQ read
 the broker's URL as the AMQP adapter does, the store and the spool lock their files in the same way."""
 CHOOSER = "meshq.adapters.choose"
@@ -91,6 +96,7 @@ PROGRAMS = (
     "meshq.kube",
     "meshq.sdk",
     "meshq.signals",
+    "meshq.simulate",
 )
 
 
