@@ -32,6 +32,8 @@ class EmbeddedQueue(Place):
         self._ready: list[tuple[int, int, Entry]] = []
         self._out: dict[int, Entry] = {}
         self._holders: deque[Holder] = deque()
+        self._left = 0
+        """Messages acknowledged or given up, since this process has the queue."""
 
     # --- messages ---------------------------------------------------------------------------------------------------------
 
@@ -48,6 +50,7 @@ class EmbeddedQueue(Place):
     def done(self, entry: Entry) -> None:
         if not self.closed:
             self._out.pop(entry.seq, None)
+            self._left += 1
             self._departures.count(self._hooks.now())
             self._hooks.gone(entry)
             self._wake()
@@ -101,7 +104,7 @@ class EmbeddedQueue(Place):
             if expires is not None and expires <= now:
                 if most == 0:
                     return True
-                self._hooks.dead(heapq.heappop(ready)[2], EXPIRED)
+                self._drop(heapq.heappop(ready)[2], EXPIRED)
             else:
                 holder = self._free_holder()
                 if holder is None:
@@ -151,7 +154,7 @@ class EmbeddedQueue(Place):
 
     def _take_back(self, entry: Entry) -> None:
         if self._limit is not None and entry.deliveries > self._limit:
-            self._hooks.dead(entry, DELIVERY_LIMIT)
+            self._drop(entry, DELIVERY_LIMIT)
         else:
             self._push(entry)
 
@@ -167,7 +170,11 @@ class EmbeddedQueue(Place):
         """What is over its time at the head."""
         ready = self._ready
         while ready and (expires := ready[0][2].expires) is not None and expires <= now:
-            self._hooks.dead(heapq.heappop(ready)[2], EXPIRED)
+            self._drop(heapq.heappop(ready)[2], EXPIRED)
+
+    def _drop(self, entry: Entry, reason: str) -> None:
+        self._left += 1
+        self._hooks.dead(entry, reason)
 
     def _arm(self) -> None:
         """Ask for a look when the first message is over its time. A look too early does no harm, so one that is asked for
@@ -193,4 +200,6 @@ class EmbeddedQueue(Place):
             oldest_age_seconds=None if oldest is None else max(0.0, now - oldest),
             in_rate=self._arrivals.per_second(now),
             out_rate=self._departures.per_second(now),
+            done=float(self._left),
+            single=self._single,
         )

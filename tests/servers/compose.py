@@ -93,6 +93,7 @@ class ComposeNode:
         self.service = service
         self.amqp_port = service.ports[5672]
         self.management_port = service.ports[15672]
+        self.prometheus_port = service.ports[15692]
         self._cut = False
 
     def kill(self) -> None:
@@ -138,8 +139,11 @@ def compose_cluster() -> Iterator[Cluster]:
     with _network() as (network, folder), ExitStack() as stack:
         file = load()
         for name, service in file["services"].items():
-            if name.startswith("rabbitmq-"):  # only the first one's management port is published by the file
-                service["ports"] = sorted({*service["ports"], "15672:15672"}, key=lambda port: port.count(":"))
+            if name.startswith(
+                "rabbitmq-"
+            ):  # only the first one's management and metrics ports are published by the file
+                ports = {*service["ports"], "15672:15672", "15692:15692"}
+                service["ports"] = sorted(ports, key=lambda port: port.count(":"))
         names = [name for name in file["services"] if name.startswith("rabbitmq-")]
         nodes = [ComposeNode(stack.enter_context(Service(name, file, network, folder))) for name in names]
         addresses = [(LOOPBACK, node.amqp_port) for node in nodes]

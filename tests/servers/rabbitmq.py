@@ -38,6 +38,7 @@ class Node(Protocol):
 
     amqp_port: int
     management_port: int
+    prometheus_port: int
 
     def kill(self) -> None:
         """As if the machine lost power: SIGKILL, data kept. Gone when this returns."""
@@ -92,6 +93,11 @@ class Cluster:
         """Of the first node, with credentials: `http://guest:guest@127.0.0.1:25001`."""
         host, port = self.management.addresses[0]
         return f"http://{_credentials(self.user, self.password)}@{host}:{port}"
+
+    @property
+    def prometheus_urls(self) -> str:
+        """Of all nodes: `http://127.0.0.1:25002,http://127.0.0.1:25005,http://127.0.0.1:25008`."""
+        return ",".join(f"http://{LOOPBACK}:{node.prometheus_port}" for node in self.nodes)
 
     def url(self, vhost: str, user: str | None = None, password: str | None = None) -> str:
         """`amqp://guest:guest@127.0.0.1:p1,127.0.0.1:p2,127.0.0.1:p3/vhost`."""
@@ -217,6 +223,7 @@ class LocalNode:
         self._script = script
         self.amqp_port = free_port()
         self.management_port = free_port()
+        self.prometheus_port = free_port()
         self.folder = folder
         folder.mkdir()
         self._env = self._environment(epmd_port, free_port())
@@ -238,7 +245,7 @@ cluster_formation.peer_discovery_backend = classic_config
 management.tcp.ip = {LOOPBACK}
 management.tcp.port = {self.management_port}
 prometheus.tcp.ip = {LOOPBACK}
-prometheus.tcp.port = {free_port()}
+prometheus.tcp.port = {self.prometheus_port}
 # Figures every second: tests that read queue depths wait for them.
 collect_statistics_interval = 1000
 # Small: three of these share a machine with the tests.
@@ -246,6 +253,8 @@ vm_memory_high_watermark.relative = 0.1
 disk_free_limit.absolute = 50MB
 raft.wal_max_size_bytes = 16777216
 """)
+        # And those of quorum queues, which have an interval of their own.
+        (self.folder / "advanced.config").write_text("[{rabbit, [{quorum_tick_interval, 1000}]}].\n")
         shutil.copy(BROKER_CONFIG / "enabled_plugins", self.folder)
 
     def _environment(self, epmd_port: int, distribution_port: int) -> dict[str, str]:

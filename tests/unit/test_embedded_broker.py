@@ -45,7 +45,7 @@ async def client(hub: EmbeddedHub, user: str = "orders") -> EmbeddedBroker:
 def test_figures_are_exact() -> None:
     async def story(hub: EmbeddedHub, clock: ManualClock) -> None:
         broker = await client(hub)
-        assert await broker.stats([NAME]) == [QueueStats(NAME, 0, 0, 0, None, None, None)]
+        assert await broker.stats([NAME]) == [QueueStats(NAME, 0, 0, 0, done=0.0, single=False)]
         clock.advance(1.0)
         for n in range(10):
             assert broker.send(message(NAME, b"", f"m{n}"))
@@ -56,9 +56,9 @@ def test_figures_are_exact() -> None:
             delivery.ack()
         await inbox.count(6)
         clock.advance(1.0)
-        assert await broker.stats([NAME]) == [QueueStats(NAME, 4, 4, 1, 2.0, 10 / 2, 2 / 2)]
+        assert await broker.stats([NAME]) == [QueueStats(NAME, 4, 4, 1, 2.0, 10 / 2, 2 / 2, 2.0, False)]
         clock.advance(10.0)
-        assert await broker.stats([NAME]) == [QueueStats(NAME, 4, 4, 1, 12.0, 0.0, 0.0)]
+        assert await broker.stats([NAME]) == [QueueStats(NAME, 4, 4, 1, 12.0, 0.0, 0.0, 2.0, False)]
 
     tell(story)
 
