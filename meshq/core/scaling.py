@@ -50,7 +50,7 @@ def desired(history: Iterable[Sample], policy: ScalingPolicy) -> Decision:
 
 def woken(memory: Memory, at: float, policy: ScalingPolicy) -> tuple[Memory, Decision]:
     """Somebody sends to it while it has no replicas: one comes at once, and what else there is to do will be counted."""
-    number = max(memory.desired or 0, min(1, policy.max))
+    number = min(policy.max, max(memory.desired or 0, policy.min, 1))
     memory = replace(memory, desired=number, busy_at=max(at, memory.busy_at or at))
     return memory, words.woken(number)
 
@@ -60,6 +60,8 @@ def advance(memory: Memory, sample: Sample, policy: ScalingPolicy) -> tuple[Memo
     no sense leaves things as they are."""
     if not _counts_are_known(sample):
         return _held(memory, sample, policy)
+    if sample.slots is None and memory.last is not None:
+        sample = replace(sample, slots=memory.last.slots)  # those that come will be like those that were there
     memory = _with(memory, sample)
     work = _work(memory, sample, policy)
     needs = _first_needs(sample) if work is None else _needs(work, memory, sample, policy)
@@ -80,9 +82,13 @@ def _counts_are_known(sample: Sample) -> bool:
 
 def _reports_are_known(sample: Sample) -> bool:
     """What instances say of themselves. Where there is none, there is nothing to say."""
-    if sample.replicas is None:
+    if sample.replicas is None or sample.ready is None:
         return False
-    return not sample.ready or (sample.reported_at is not None and sample.at - sample.reported_at <= STALE_AFTER)
+    if sample.ready == 0:
+        return True
+    if sample.reported_at is None or sample.at - sample.reported_at > STALE_AFTER:
+        return False
+    return sample.busy is not None and sample.handled is not None
 
 
 def _there(memory: Memory, sample: Sample) -> int | None:
@@ -91,15 +97,22 @@ def _there(memory: Memory, sample: Sample) -> int | None:
 
 
 def _with(memory: Memory, sample: Sample) -> Memory:
-    at_work = bool(sample.waiting or sample.in_flight or sample.spooled)
-    busy_at = sample.at if at_work or memory.busy_at is None else memory.busy_at
+    busy_at = sample.at if memory.busy_at is None or _was_busy(memory.last, sample) else memory.busy_at
     return replace(
         grown(memory, sample),
-        arrivals=counted(memory.arrivals, memory.last, sample),
+        arrivals=counted(memory.arrivals, sample),
         effort=watched(learnt(memory.effort, memory.last, sample), sample),
         last=sample,
         busy_at=busy_at,
+        begun_at=sample.at if memory.begun_at is None else memory.begun_at,
     )
+
+
+def _was_busy(before: Sample | None, sample: Sample) -> bool:
+    """There is work, or was since the sample before: short work between two samples shows in `done` alone."""
+    if sample.waiting or sample.in_flight or sample.spooled:
+        return True
+    return sample.done is None or (before is not None and sample.done != before.done)
 
 
 def lead(sample: Sample, policy: ScalingPolicy) -> float:
@@ -158,7 +171,7 @@ def _first_needs(sample: Sample) -> Needs:
 def _needs(work: Work, memory: Memory, sample: Sample, policy: ScalingPolicy) -> Needs:
     flow = terms.flow(work)
     drain = terms.drain(work)
-    if failing(memory.effort) > FAILING:
+    if _is_failing(memory):
         drain = min(drain, flow)
     at_work = math.ceil(work.at_work / work.slots) if work.service >= LONG_WORK else 0
     if work.waiting > 0 or work.at_work > 0:
@@ -168,8 +181,12 @@ def _needs(work: Work, memory: Memory, sample: Sample, policy: ScalingPolicy) ->
     return Needs(flow, drain, at_work)
 
 
+def _is_failing(memory: Memory) -> bool:
+    return failing(memory.effort) > FAILING
+
+
 def _is_idle(memory: Memory, sample: Sample, policy: ScalingPolicy, service: float) -> bool:
-    if memory.busy_at is None:
+    if memory.busy_at is None or memory.busy_at >= sample.at:
         return False
     idle = max(IDLE, IDLE_SERVICES * service) if policy.idle is None else policy.idle
     return sample.at - memory.busy_at >= idle
@@ -207,17 +224,20 @@ def _decided(
     need = _clamped(needs.most, sample, policy)
     memory = _forgiven(memory, sample)
     look_back = _look_back(sample, policy) * memory.patience
-    recent = (*(each for each in memory.needs if each[0] > sample.at - look_back), (sample.at, need))
-    memory = replace(memory, needs=recent)
+    recent = (each for each in memory.needs if each[0] > sample.at - look_back and each[1] > need)
+    memory = replace(memory, needs=(*recent, (sample.at, need)))
     limit = _clamped(there, sample, policy)
     if need > there:
         number, held = _up(memory, sample, there, need, needs)
-    elif not known:
+        number = max(number, limit)
+    elif not known or sample.done is None:
         number, held = limit, "stale" if need < there else ""
-    elif limit < there:
+    elif limit < there or need == there:
         number, held = limit, ""
     else:
         number, held = _down(memory, sample, policy, work, there, need, look_back)
+    if not held and work is not None and needs.most <= number < terms.drain(work) and _is_failing(memory):
+        held = "failing"
     memory = _moved(memory, sample, there, number)
     return memory, words.decided(number, there, held, sample, policy, work, needs, failing(memory.effort), not known)
 
@@ -251,10 +271,10 @@ def _down(
 ) -> tuple[int, str]:
     if _is_idle(memory, sample, policy, 0.0 if work is None else work.service):
         return need, ""
-    if memory.arrivals.times[0] > sample.at - look_back:
+    if memory.arrivals.slow is None or memory.begun_at is None or memory.begun_at > sample.at - look_back:
         return there, "damped"  # what is remembered does not reach back so far yet
     floor, held = (need, "") if need else (1, "not-idle")
-    recently = max(each for _, each in memory.needs)
+    recently = memory.needs[0][1]
     if recently > floor:
         floor, held = recently, "damped"
     if work is not None and floor < there:
@@ -262,8 +282,9 @@ def _down(
         if burst > floor:
             floor, held = burst, "burst-memory"
     if there - floor < max(1.0, WORTH * there):
-        return there, held
+        return there, held or ("damped" if floor < there else "")
     if memory.lowered_at is not None and sample.at - memory.lowered_at < STEP_EVERY:
-        return there, "damped"
+        # Those that were to go may be there still.
+        return max(floor, min(there, memory.desired or 0)), "damped"
     lowest = there - max(1, math.floor(STEP_DOWN * there))
     return (lowest, "damped") if lowest > floor else (floor, held)

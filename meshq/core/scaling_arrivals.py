@@ -6,7 +6,6 @@ one that came in as the n-th last.
 
 import math
 from bisect import bisect_left, bisect_right
-from dataclasses import replace
 
 from meshq.core.scaling_memory import REMEMBERED, Arrivals
 from meshq.core.scaling_values import Sample
@@ -25,38 +24,34 @@ MOST_AHEAD = 1.5
 """A growing rate is extrapolated to at most this times itself."""
 
 
-def counted(arrivals: Arrivals, before: Sample | None, sample: Sample) -> Arrivals:
-    """With one more sample, whose counts are known. An interval in which a counter began anew says nothing, and the next begins
-    there."""
-    now = _moment(sample)
-    if before is None or not arrivals.times:
-        return Arrivals((now,), (0.0,), 0.0, arrivals.slow)
+def counted(arrivals: Arrivals, sample: Sample) -> Arrivals:
+    """With one more sample, whose counts are known. Where `done` is not, the next that knows it tells of both intervals. One in which
+    the counter began anew says nothing: what was expected came."""
+    if sample.done is None:
+        return arrivals
+    now = sample.at if sample.counted_at is None else sample.counted_at
+    there = (sample.waiting or 0) + (sample.in_flight or 0)
+    if not arrivals.times:
+        return Arrivals((now,), (0.0,), done=sample.done, there=there)
     seconds = now - arrivals.times[-1]
     if seconds <= 0:
         return arrivals
-    came = _came(before, sample)
-    if came is None:
-        return replace(arrivals, times=(*arrivals.times, now), totals=(*arrivals.totals, arrivals.totals[-1]))
-    net = came - arrivals.owed
+    left = sample.done - arrivals.done
+    if left < 0:
+        left, net = 0.0, (arrivals.slow or 0.0) * seconds
+    else:
+        net = left + there - arrivals.there - arrivals.owed
     first = bisect_left(arrivals.times, now - REMEMBERED)
     return Arrivals(
         (*arrivals.times[first:], now),
         (*arrivals.totals[first:], arrivals.totals[-1] + max(0.0, net)),
-        max(0.0, -net),
+        # Only what left just before can have been counted twice. Where more is missing, messages expired or were deleted.
+        min(max(0.0, -net), max(arrivals.owed, arrivals.left + left)),
         _smoothed(arrivals.slow, max(0.0, net) / seconds, seconds),
+        sample.done,
+        there,
+        left,
     )
-
-
-def _moment(sample: Sample) -> float:
-    return sample.at if sample.counted_at is None else sample.counted_at
-
-
-def _came(before: Sample, sample: Sample) -> float | None:
-    if sample.done is None or before.done is None:
-        return None
-    there = (sample.waiting or 0) + (sample.in_flight or 0)
-    were = (before.waiting or 0) + (before.in_flight or 0)
-    return sample.done - before.done + there - were
 
 
 def _smoothed(slow: float | None, rate: float, seconds: float) -> float:

@@ -27,11 +27,15 @@ def learnt(effort: Effort, before: Sample | None, sample: Sample) -> Effort:
     if sample.handled is None or sample.busy is None:
         return _stuck(effort, sample)
     if before is None or before.handled is None or before.busy is None:
+        if effort.messages > 0:
+            return effort
         share = min(1.0, AT_FIRST / sample.handled) if sample.handled > 0 else 0.0
         return _stuck(_with(Effort(), sample, 0.0, None, share), sample)
     if sample.handled < before.handled or sample.busy < before.busy:
         return effort
-    kept = math.exp(-(sample.at - before.at) / FORGOTTEN) if effort.messages > FEW else 1.0
+    kept = 1.0
+    if effort.messages > FEW:
+        kept = max(FEW / effort.messages, math.exp(-max(0.0, sample.at - before.at) / FORGOTTEN))
     return _stuck(_with(effort, sample, kept, before, 1.0), sample)
 
 
@@ -60,8 +64,8 @@ def _slower(effort: Effort, usual: float) -> float:
 
 def _with(effort: Effort, sample: Sample, kept: float, before: Sample | None, share: float) -> Effort:
     def more(name: str) -> float:
-        now, then = getattr(sample, name), None if before is None else getattr(before, name)
-        return 0.0 if now is None else max(0.0, now - (then or 0.0)) * share
+        now, then = getattr(sample, name), 0.0 if before is None else getattr(before, name)
+        return 0.0 if now is None or then is None else max(0.0, now - then) * share
 
     return Effort(
         effort.messages * kept + more("handled"),
@@ -89,7 +93,7 @@ def service_seconds(effort: Effort, now: float) -> float | None:
 
 def variation(effort: Effort) -> float:
     """The squared coefficient of variation of the service time; 1, as of an exponential distribution, where it is not known."""
-    if effort.messages < FEW / 2 or effort.busy <= 0 or effort.squares <= 0:
+    if effort.messages < FEW / 2 or effort.busy < SHORTEST * effort.messages or effort.squares <= 0:
         return 1.0
     mean = effort.busy / effort.messages
     return min(10.0, max(0.0, effort.squares / effort.messages / mean**2 - 1.0))

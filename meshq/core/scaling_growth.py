@@ -33,7 +33,8 @@ def grown(memory: Memory, sample: Sample) -> Memory:
     ready, were = sample.ready or 0, before.ready or 0
     if memory.growth is None:
         return replace(memory, growth=Growth(sample.at, were, settling)) if ready > were > 0 else memory
-    return _looked(memory, memory.growth, sample, settling, ready)
+    growth = replace(memory.growth, at=sample.at) if ready > were else memory.growth
+    return _looked(replace(memory, growth=growth), growth, sample, settling, ready)
 
 
 def _looked(memory: Memory, growth: Growth, sample: Sample, settling: float, ready: int) -> Memory:

@@ -20,6 +20,12 @@ class Arrivals:
     """How far a sum of counts taken at slightly different moments fell below an earlier total: the next arrivals fill it first."""
     slow: float | None = None
     """Messages a second, smoothed over a minute or twenty messages."""
+    done: float = 0.0
+    """Of the last sample that knew it, as is `there`: a counter..."""
+    there: int = 0
+    """...and messages, waiting or in flight."""
+    left: float = 0.0
+    """Messages that were done between the last two of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,7 @@ class Growth:
     """Replicas that were added, to see whether they help."""
 
     at: float
-    """When they began to take messages."""
+    """When the last of them began to take messages."""
     ready: int
     """Replicas before..."""
     settled: float
@@ -56,8 +62,11 @@ class Memory:
     """The last one whose counts were known."""
     arrivals: Arrivals = field(default_factory=Arrivals)
     effort: Effort = field(default_factory=Effort)
+    begun_at: float | None = None
+    """When the first sample was whose counts were known."""
     needs: tuple[tuple[float, int], ...] = ()
-    """When and how many replicas the terms asked for, for as long as a decision to go down looks back."""
+    """When and how many replicas the terms asked for, for as long as a decision to go down looks back, without those since which as
+    many or more were asked for: the first is the most."""
     desired: int | None = None
     """As decided last."""
     lowered_at: float | None = None

@@ -96,10 +96,11 @@ def drain(work: Work) -> int:
         return _slots_for_long_work(work)
     idle_soon = work.each * (work.ready + work.pending / 2)
     backlog = work.waiting + (work.rate - idle_soon) * work.lead
-    excess = min(backlog, work.waiting + work.rate * work.lead) - work.rate * work.wait / 2
+    time = max(work.lead, work.wait - work.age) if work.age < work.wait else max(2 * work.lead, work.wait)
+    # Of what may stand, no more than comes in that time: else a higher rate would need fewer.
+    excess = backlog - work.rate * min(work.wait / 2, time)
     if excess <= 0:
         return 0
-    time = max(work.lead, work.wait - work.age) if work.age < work.wait else max(2 * work.lead, work.wait)
     return math.ceil((work.rate + excess / time) / work.each - 1e-9)
 
 

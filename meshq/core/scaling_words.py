@@ -88,7 +88,7 @@ _GUARDS = {
     "stale": "figures are missing or old, so that nothing goes",
     "failing": "too many messages fail for more replicas to help",
     "saturated": "the replicas added last did not help, so that no more come",
-    "damped": "a change waits until it is needed for a while",
+    "damped": "a change waits until it is needed for a while and large enough",
     "burst-memory": "a burst like the last ones could not be met otherwise",
     "not-idle": "it was not idle for long enough to go to zero",
     "max": "the policy allows no more",
@@ -102,17 +102,41 @@ def _because(needs: Needs, work: Work | None, sample: Sample) -> str:
     if work is None:
         if not there:
             return "there is nothing to do"
-        return f"{there} messages are there, and what one takes is not known yet"
+        is_there = "1 message is" if there == 1 else f"{there} messages are"
+        return f"{is_there} there, and what one takes is not known yet"
     if needs.most == 0:
         return "there is nothing to do"
     if needs.drain >= max(needs.flow, needs.at_work):
         return (
-            f"{work.waiting:.0f} messages wait, the oldest for {work.age:.1f} s of {work.wait:g} s, and "
-            f"{work.rate:.3g} a second come: {needs.drain} work them off in time"
+            f"{_wait(work)}, the oldest for {work.age:.1f} s of {work.wait:g} s, and {_come(work.rate)}: "
+            f"{_do(needs.drain, 'work')} off in time what is there"
         )
     if needs.at_work > needs.flow:
-        return f"{work.at_work:.0f} messages of {work.service:.3g} s are worked on by {needs.at_work}"
+        busy = f"{_replicas(needs.at_work)} busy"
+        if round(work.at_work) == 1:
+            return f"1 message of {work.service:.3g} s keeps {busy}"
+        return f"{work.at_work:.0f} messages of {work.service:.3g} s each keep {busy}"
     return (
-        f"{work.rate:.3g} messages a second of {work.service:.3g} s each, {work.slots:g} at once a replica: "
-        f"{needs.flow} keep up"
+        f"{_messages(work.rate)} a second of {work.service:.3g} s each, {work.slots:g} at once a replica: "
+        f"{_do(needs.flow, 'keep')} up"
     )
+
+
+def _wait(work: Work) -> str:
+    return "1 message waits" if round(work.waiting) == 1 else f"{work.waiting:.0f} messages wait"
+
+
+def _replicas(number: int) -> str:
+    return "1 replica" if number == 1 else f"{number} replicas"
+
+
+def _do(number: int, verb: str) -> str:
+    return f"{_replicas(number)} {verb}{'s' if number == 1 else ''}"
+
+
+def _messages(number: float) -> str:
+    return f"{number:.3g} {'message' if f'{number:.3g}' == '1' else 'messages'}"
+
+
+def _come(rate: float) -> str:
+    return f"{rate:.3g} a second {'comes' if f'{rate:.3g}' == '1' else 'come'}"

@@ -59,6 +59,8 @@ class OnDemand:
 
     async def close(self) -> None:
         await self._tasks.close()
+        self._looking = False  # also where the looks had not begun yet
+        self._tell()
 
     async def _look(self) -> None:
         try:

@@ -9,10 +9,11 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from meshq.core.instances import EMPTY, Snapshot
+from meshq.core.instances import Snapshot
 from meshq.core.reports import Reported
 from meshq.core.scaling_values import EVERY, USUAL, ScalingPolicy
 from meshq.ports import Clock, QueueStats, Registry, RegistryAway
+from meshq.signals.continued import Continued
 from meshq.signals.figures import NO_WISHES, Signal, Wishes
 from meshq.signals.leading import Leading
 from meshq.signals.sampling import Sampling, Seen, Topic, topics
@@ -56,7 +57,7 @@ class Sampler:
         self._role = role
         self._sampling = Sampling()
         self._table = Table(self._policy)
-        self._picture: Snapshot = EMPTY
+        self._continued = Continued()
         self._faults: dict[str, str] = {}
         """By what was asked: why it did not answer."""
         self._callbacks: list[Callable[[str], None]] = []
@@ -80,7 +81,7 @@ class Sampler:
     def fault(self) -> str:
         if self.pass_seconds is None:
             return "nothing was counted yet: try again in a moment"
-        return "; ".join(self._faults.values())
+        return "; ".join(dict.fromkeys(self._faults.values()))
 
     @property
     def leading(self) -> bool | None:
@@ -93,7 +94,7 @@ class Sampler:
     @property
     def picture(self) -> Snapshot:
         """The registry's, as it was last known."""
-        return self._picture
+        return self._continued.picture
 
     def on_change(self, callback: Callable[[str], None]) -> Callable[[], None]:
         self._callbacks.append(callback)
@@ -130,7 +131,7 @@ class Sampler:
             self._ask("reports", self._registry.reports()),
         )
         if picture is not None:
-            self._picture = picture
+            self._continued.see(picture, self._clock.monotonic())
         self._decide(queues, picture, reports)
         self.pass_seconds = self._clock.monotonic() - begun
         self._look_took(self.pass_seconds)
@@ -140,7 +141,7 @@ class Sampler:
     def _decide(
         self, queues: Sequence[QueueStats] | None, picture: Snapshot | None, reports: Sequence[Reported] | None
     ) -> None:
-        wanted = topics(self._picture)
+        wanted = topics(self.picture)
         seen = Seen(self._clock.monotonic(), queues, picture, reports)
         samples = self._sampling.samples(wanted, seen, {each.name: self._table.lead(each.name) for each in wanted})
         self._table.take(wanted, samples, self._clock.mesh_ms())
@@ -174,6 +175,6 @@ class Sampler:
     # --- what is wanted -------------------------------------------------------------------------------------------------------------
 
     def _policy(self, topic: Topic) -> ScalingPolicy:
-        policy = self._picture.policies.get(topic.service)
+        policy = self.picture.policies.get(topic.service)
         said = None if policy is None else policy.scale
         return (said.of(topic.major) if said is not None else self._own_policy(topic)) or USUAL.of(topic.major)

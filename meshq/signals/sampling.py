@@ -5,6 +5,7 @@ together.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from meshq.core import names
@@ -63,7 +64,8 @@ class Counts(NamedTuple):
 
     waiting: int | None = 0
     in_flight: int | None = 0
-    done: float | None = 0.0
+    done: Mapping[str, float] | None = MappingProxyType({})
+    """By queue: each is a counter of its own."""
     single: bool = False
     calls: int = 0
     """Waiting messages of its queue of waited calls, which may expire."""
@@ -161,11 +163,12 @@ class Sampling:
         sums.expired.add({ident: float(each.expired) for ident, each in callers.items()})
 
     def _done(self, sums: _Sums, known: Counts) -> float | None:
-        """What was acknowledged, and waited calls that expired, which nobody acknowledges and the broker does not count."""
+        """What was acknowledged, and waited calls that expired, which nobody acknowledges and the broker does not count. None too
+        until somebody told of those: they would come all at once."""
         if known.done is None:
             return None
-        sums.settled.add({"broker": known.done})
-        return sums.settled.total + sums.expired.total
+        sums.settled.add(known.done)
+        return sums.settled.total + sums.expired.total if sums.expired.begun else None
 
     def _reported_at(self, topic: Topic, own: Mapping[str, Report] | None, at: float) -> float | None:
         """Of the oldest of those that take messages. A suspect is silent by definition, and holds nobody up."""
@@ -226,7 +229,8 @@ def by_topic(queues: Iterable[QueueStats]) -> dict[str, Counts]:
 
 def _first(kind: str, queue: QueueStats) -> Counts:
     calls = (queue.ready or 0) if kind == "call" else 0
-    return Counts(queue.ready, queue.in_flight, queue.done, bool(queue.single), calls)
+    done = None if queue.done is None else {queue.queue: queue.done}
+    return Counts(queue.ready, queue.in_flight, done, bool(queue.single), calls)
 
 
 def _added(sofar: Counts, kind: str, queue: QueueStats) -> Counts:
@@ -234,7 +238,7 @@ def _added(sofar: Counts, kind: str, queue: QueueStats) -> Counts:
     return Counts(
         None if sofar.waiting is None or one.waiting is None else sofar.waiting + one.waiting,
         None if sofar.in_flight is None or one.in_flight is None else sofar.in_flight + one.in_flight,
-        None if sofar.done is None or one.done is None else sofar.done + one.done,
+        None if sofar.done is None or one.done is None else {**sofar.done, **one.done},
         False,  # several queues can keep several replicas busy
         sofar.calls + one.calls,
     )

@@ -16,6 +16,11 @@ class Sum:
         """Part -> its last value, and the look that brought it."""
         self._looks = 0
 
+    @property
+    def begun(self) -> bool:
+        """Whether there was a look."""
+        return self._looks > 0
+
     def add(self, parts: Mapping[str, float]) -> None:
         """Each part's counter as it stands now. One that fell has begun anew and counts from 0."""
         self._looks += 1

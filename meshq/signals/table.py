@@ -38,6 +38,8 @@ class _Row:
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=KEPT))
     followed: dict[Wishes, _Followed] = field(default_factory=lambda: {NO_WISHES: _Followed()})
     leads: Leads = field(default_factory=Leads)
+    woken_at: float | None = None
+    """When somebody sent to it while it had no replica, since the last sample."""
 
 
 class Table:
@@ -60,7 +62,7 @@ class Table:
             row = self._rows.get(topic.name)
             if row is None:
                 row = _Row(topic, policy, sample.at, at_ms)
-            row.topic, row.policy, row.at, row.at_ms = topic, policy, sample.at, at_ms
+            row.topic, row.policy, row.at, row.at_ms, row.woken_at = topic, policy, sample.at, at_ms, None
             row.samples.append(sample)
             _advance(row, sample)
             rows[topic.name] = row
@@ -78,7 +80,7 @@ class Table:
                 followed.memory, followed.decision = scaling.woken(followed.memory, at, policy)
                 woke = True
         if woke:
-            row.at_ms = at_ms
+            row.at_ms, row.woken_at = at_ms, at
             row.leads.note(at, row.followed[NO_WISHES].decision.desired, None)
         return woke
 
@@ -128,4 +130,6 @@ def _begun(row: _Row, wishes: Wishes) -> _Followed:
     policy = wishes.applied(row.policy)
     for sample in row.samples:
         followed.memory, followed.decision = scaling.advance(followed.memory, sample, policy)
+    if row.woken_at is not None and not followed.memory.desired:
+        followed.memory, followed.decision = scaling.woken(followed.memory, row.woken_at, policy)
     return followed
