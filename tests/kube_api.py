@@ -2,7 +2,8 @@
 
 No cluster runs here. What the real one does and this does too: counts of 0 are left out of a Scale, a PATCH must be a merge patch, one
 that names an older resourceVersion is 409, what the token has no right to is 403, every refusal is a Status object, and a ReplicaSet
-that shrinks deletes pods that are not ready first, then those of the lowest deletion cost."""
+that shrinks deletes pods without room first, then those that do not run yet, those that are not ready, those of the lowest deletion
+cost."""
 
 import json
 import ssl
@@ -78,6 +79,12 @@ class KubeApi:
         while len(deployment.pods) < replicas:
             number = next(numbers)
             deployment.pods[f"{name}-{number}"] = _pod(name, number, ready)
+
+    def unready(self, pod: str) -> None:
+        """Its readiness probe fails."""
+        for deployment in self.deployments.values():
+            if pod in deployment.pods:
+                deployment.pods[pod]["status"]["conditions"][0]["status"] = "False"
 
     def costs(self, name: str) -> Mapping[str, str]:
         found = {each: pod["metadata"]["annotations"].get(COST) for each, pod in self.deployments[name].pods.items()}
@@ -203,12 +210,15 @@ class KubeApi:
             )
 
 
-def _rank(pod: dict[str, Any]) -> tuple[bool, int]:
-    return _is_ready(pod), int(pod["metadata"]["annotations"].get(COST, "0"))
-
-
-def _is_ready(pod: dict[str, Any]) -> bool:
-    return bool(pod["status"]["conditions"][0]["status"] == "True")
+def _rank(pod: dict[str, Any]) -> tuple[bool, bool, bool, int]:
+    status, cost = pod["status"], int(pod["metadata"]["annotations"].get(COST, "0"))
+    conditions = {each["type"]: each["status"] for each in status["conditions"]}
+    return (
+        conditions.get("PodScheduled") != "False",
+        status["phase"] != "Pending",
+        conditions["Ready"] == "True",
+        cost,
+    )
 
 
 def _pod(app: str, number: int, ready: bool) -> dict[str, Any]:

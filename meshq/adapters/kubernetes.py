@@ -114,6 +114,8 @@ def _pod(found: client.V1Pod) -> Pod:
         ready=any(each.type == "Ready" and each.status == "True" for each in conditions),
         going=bool(metadata and metadata.deletion_timestamp),
         cost=_cost(((metadata and metadata.annotations) or {}).get(COST)),
+        pending=bool(status and status.phase == "Pending"),
+        unplaced=any(each.type == "PodScheduled" and each.reason == "Unschedulable" for each in conditions),
     )
 
 

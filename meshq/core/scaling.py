@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from meshq.core import scaling_terms as terms
 from meshq.core import scaling_words as words
-from meshq.core.scaling_arrivals import counted, expected_rate, oldest_age
+from meshq.core.scaling_arrivals import counted, expected_rate, growing_rate, oldest_age
 from meshq.core.scaling_effort import failing, learnt, service_seconds, variation, watched
 from meshq.core.scaling_growth import grown, is_saturated
 from meshq.core.scaling_memory import START, Memory
@@ -20,6 +20,8 @@ from meshq.core.scaling_values import DEFAULT_LEAD, EVERY, STALE_AFTER, Decision
 
 STABILIZATION = 300.0
 """Seconds, or twice the lead if that is more: what was needed within them is needed still."""
+DRAINED = 60.0
+"""The same, or twice the lead, of what works off a backlog."""
 REGRET = 600.0
 """Seconds: more replicas so soon after fewer were one change too many in each direction..."""
 MOST_PATIENT = 3.0
@@ -31,12 +33,17 @@ STEP_EVERY = 15.0
 """At most this part of the replicas, and at least one, goes within so many seconds."""
 WORTH = 0.10
 """A change of a smaller part is not worth it."""
+BLIND = 120.0
+"""Seconds for which a trend is believed while nothing is counted."""
 FAILING = 0.20
 """Where more than this part of the messages fails, more replicas only make more failures."""
+MORE_WHILE_FAILING = 1.5
+"""...but what comes again has to be worked off too: by so many times what keeps up with it at most."""
 LONG_WORK = 5.0
 """Seconds of service time from which messages at work hold their replicas."""
-IDLE = 300.0
-"""As KEDA's cooldownPeriod."""
+IDLE = 180.0
+"""Seconds without work before the last replica goes, or the time of ten messages if that is more. KEDA's cooldownPeriod of 300 s begins
+anew only with a message that one of its looks, every 30 s, happens to find."""
 IDLE_SERVICES = 10.0
 
 
@@ -89,6 +96,15 @@ def _reports_are_known(sample: Sample) -> bool:
     if sample.reported_at is None or sample.at - sample.reported_at > STALE_AFTER:
         return False
     return sample.busy is not None and sample.handled is not None
+
+
+def _grown(memory: Memory, sample: Sample, policy: ScalingPolicy) -> int:
+    """Replicas that the trend asks for while nothing is counted; 0 where it asks for none, or is too old."""
+    if memory.last is None or sample.at - memory.last.at > BLIND:
+        return 0
+    rate = growing_rate(memory.arrivals, sample.at, lead(sample, policy))
+    work = None if rate is None else _work(memory, replace(memory.last, at=sample.at), policy)
+    return 0 if work is None or rate is None else terms.flow(work._replace(rate=rate))
 
 
 def _there(memory: Memory, sample: Sample) -> int | None:
@@ -172,7 +188,7 @@ def _needs(work: Work, memory: Memory, sample: Sample, policy: ScalingPolicy) ->
     flow = terms.flow(work)
     drain = terms.drain(work)
     if _is_failing(memory):
-        drain = min(drain, flow)
+        drain = min(drain, max(flow + 1, math.ceil(MORE_WHILE_FAILING * flow)))
     at_work = math.ceil(work.at_work / work.slots) if work.service >= LONG_WORK else 0
     if work.waiting > 0 or work.at_work > 0:
         flow = max(1, flow)
@@ -199,7 +215,7 @@ def _held(memory: Memory, sample: Sample, policy: ScalingPolicy) -> tuple[Memory
     there = _there(memory, sample)
     if there is None:
         return memory, words.unknown(sample)
-    stays = _clamped(there, sample, policy)
+    stays = _clamped(max(there, _grown(memory, sample, policy)), sample, policy)
     return replace(memory, desired=stays), words.stale(stays, sample)
 
 
@@ -224,8 +240,7 @@ def _decided(
     need = _clamped(needs.most, sample, policy)
     memory = _forgiven(memory, sample)
     look_back = _look_back(sample, policy) * memory.patience
-    recent = (each for each in memory.needs if each[0] > sample.at - look_back and each[1] > need)
-    memory = replace(memory, needs=(*recent, (sample.at, need)))
+    memory = _noted(memory, sample, policy, needs, look_back)
     limit = _clamped(there, sample, policy)
     if need > there:
         number, held = _up(memory, sample, there, need, needs)
@@ -240,6 +255,25 @@ def _decided(
         held = "failing"
     memory = _moved(memory, sample, there, number)
     return memory, words.decided(number, there, held, sample, policy, work, needs, failing(memory.effort), not known)
+
+
+def _noted(memory: Memory, sample: Sample, policy: ScalingPolicy, needs: Needs, look_back: float) -> Memory:
+    """What was needed: a rate may come again, a backlog that is worked off is over sooner."""
+    soon = min(look_back, max(DRAINED, 2 * lead(sample, policy)))
+    lasting = _clamped(max(needs.flow, needs.at_work), sample, policy)
+    passing = _clamped(needs.drain, sample, policy)
+    return replace(
+        memory,
+        needs=_with_need(memory.needs, sample.at, lasting, look_back),
+        backlogs=_with_need(memory.backlogs, sample.at, passing, soon),
+    )
+
+
+def _with_need(
+    before: tuple[tuple[float, int], ...], at: float, need: int, seconds: float
+) -> tuple[tuple[float, int], ...]:
+    """Of the last `seconds`, without what a later need is not below: the first is the largest."""
+    return (*(each for each in before if each[0] > at - seconds and each[1] > need), (at, need))
 
 
 def _moved(memory: Memory, sample: Sample, there: int, number: int) -> Memory:
@@ -274,7 +308,7 @@ def _down(
     if memory.arrivals.slow is None or memory.begun_at is None or memory.begun_at > sample.at - look_back:
         return there, "damped"  # what is remembered does not reach back so far yet
     floor, held = (need, "") if need else (1, "not-idle")
-    recently = memory.needs[0][1]
+    recently = max(memory.needs[0][1], memory.backlogs[0][1])
     if recently > floor:
         floor, held = recently, "damped"
     if work is not None and floor < there:

@@ -6,6 +6,7 @@ one that came in as the n-th last.
 
 import math
 from bisect import bisect_left, bisect_right
+from dataclasses import replace
 
 from meshq.core.scaling_memory import REMEMBERED, Arrivals
 from meshq.core.scaling_values import Sample
@@ -20,6 +21,14 @@ WINDOW_MESSAGES = 8.0
 WINDOW_OF_WAIT = 0.5
 SURPRISE = 3.0
 """Standard deviations of a Poisson process beyond which the smoothed rate is not believed any more."""
+KNOWN = 1.2
+"""So many times an earlier burst is still no larger than that."""
+LONG_WAIT = 2.0
+"""Times the lead: replicas that are ordered when a burst is there come in time."""
+MAY_STAND = 0.5
+"""The part of the wait for which a burst may stand in the queue, so that something is left for chance."""
+TREND = 120.0
+"""Seconds of which two are compared to see whether a rate grows."""
 MOST_AHEAD = 1.5
 """A growing rate is extrapolated to at most this times itself."""
 
@@ -78,8 +87,10 @@ def total_at(arrivals: Arrivals, time: float) -> float:
 def expected_rate(arrivals: Arrivals, ahead: float, wait: float) -> float | None:
     """Messages a second in `ahead` seconds; None before two samples.
 
-    The smoothed rate, unless the last seconds contradict it by more than chance (SURPRISE): then theirs, and, of a growing one, on
-    along its slope. What comes and goes within a part of the `wait` that messages have is no rate: it may stand in the queue.
+    The smoothed rate, or where it grows what it grows to, unless the last seconds contradict it by more than chance (SURPRISE): then
+    theirs, and, of a growing one, on along its slope. What comes and goes within a part of the `wait` that messages have is no rate: it
+    may stand in the queue. That holds for all of it where the wait is long enough for replicas that come late, and for bursts no larger
+    than earlier ones, which are known to end.
     """
     slow = arrivals.slow
     if slow is None or len(arrivals.times) < 2:
@@ -94,14 +105,44 @@ def expected_rate(arrivals: Arrivals, ahead: float, wait: float) -> float | None
     if surprise < -SURPRISE:
         return max(recent, slow / 2)
     if surprise <= SURPRISE:
-        return slow
+        return max(slow, growing_rate(arrivals, now, ahead) or 0.0)
     latest = _rate(arrivals, now, min(WINDOW, window))
     if _surprise(latest, recent, min(WINDOW, window)) < -SURPRISE:
         return max(latest, slow)  # a burst that is over: it stands in the queue
+    if wait >= LONG_WAIT * ahead or _is_known(arrivals, now, window):
+        return max(slow, recent * (window + ahead) / (window + ahead + wait * MAY_STAND))
     if surprise < 2 * SURPRISE:
         return recent
     slope = (recent - _rate(arrivals, now - window, window)) / window
     return min(recent + max(0.0, slope) * ahead, MOST_AHEAD * recent)
+
+
+def growing_rate(arrivals: Arrivals, now: float, ahead: float) -> float | None:
+    """Messages a second in `ahead` seconds from `now`, along the trend of the last minutes, also where nothing was counted since; None
+    where it did not grow by more than chance."""
+    if not arrivals.times or arrivals.times[-1] - arrivals.times[0] < 2 * TREND:
+        return None
+    last = arrivals.times[-1]
+    rate, before = _rate(arrivals, last, TREND), _rate(arrivals, last - TREND, TREND)
+    if _surprise(rate, before, TREND) < SURPRISE:
+        return None
+    return rate + (rate - before) / TREND * (TREND / 2 + now - last + ahead)
+
+
+def _is_known(arrivals: Arrivals, now: float, window: float) -> bool:
+    """Whether as much came before as came in the last `window` seconds, and in so many times them, lest something that goes on is taken
+    for a burst like its own beginning."""
+    reach = (now - arrivals.times[0]) / 2
+    spans = [seconds for seconds in (window, 2 * window, 4 * window, 8 * window) if seconds < reach]
+    return bool(spans) and all(
+        _rate(arrivals, now, seconds) * seconds <= KNOWN * _most_before(arrivals, now - seconds, seconds)
+        for seconds in spans
+    )
+
+
+def _most_before(arrivals: Arrivals, until: float, seconds: float) -> float:
+    last = bisect_right(arrivals.times, until)
+    return most_within(replace(arrivals, times=arrivals.times[:last], totals=arrivals.totals[:last]), seconds)
 
 
 def _rate(arrivals: Arrivals, until: float, seconds: float) -> float:

@@ -67,6 +67,8 @@ class Memory:
     needs: tuple[tuple[float, int], ...] = ()
     """When and how many replicas the terms asked for, for as long as a decision to go down looks back, without those since which as
     many or more were asked for: the first is the most."""
+    backlogs: tuple[tuple[float, int], ...] = ()
+    """The same of what worked off backlogs."""
     desired: int | None = None
     """As decided last."""
     lowered_at: float | None = None

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from meshq.core.scaling_arrivals import most_within
 from meshq.core.scaling_memory import Arrivals
 
-MOST_USED = 0.85
+MOST_USED = 0.92
 """The part of the slots that arrivals may fill on average: beyond, waits grow faster than anybody can react."""
 MOST_ERLANG = 2000
 """Offered loads above this are filled to MOST_USED: a wait is as good as impossible there, and the formula takes long."""

@@ -18,8 +18,8 @@ def direct(plan: Plan) -> str:
         f"Its setting; more Deployments follow after a comma: {VARIABLE}={plan.namespace}/{plan.target}="
         f"{topic(plan.service, plan.major)}:{plan.min or 0}-{plan.max}",
         f"It runs as the service account {server.name} in {server.namespace}, which gets its rights here.",
-        "Of several replicas of `meshq signals` the one that leads acts. Before it takes pods away it marks the least busy ones as "
-        "those that go.",
+        "Of several replicas of `meshq signals` the one that leads acts. Before it takes pods away it tells the least busy instances to "
+        "drain, and marks their pods as those that go once they have finished.",
         f"Nothing else may scale {plan.target}: where an HPA or a ScaledObject does, `meshq signals` refuses to.",
         REPLICAS,
     )

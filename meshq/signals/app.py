@@ -4,9 +4,9 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshq import __version__
 from meshq.adapters import choose, tls_serving
@@ -16,14 +16,15 @@ from meshq.adapters.metrics import CONTENT_TYPE
 from meshq.adapters.metrics_signals import SignalMetrics
 from meshq.adapters.rabbit_prometheus import RabbitPrometheus
 from meshq.adapters.rabbit_stats import RabbitStats
-from meshq.core.cluster import ClusterFault, pod_of
-from meshq.core.instances import Snapshot
+from meshq.core.cluster import ClusterFault
+from meshq.core.instances import Instance, Snapshot
 from meshq.core.names import instance_id, topic
 from meshq.ports import Clock
 from meshq.settings import BadSettings, Fault
 from meshq.settings_servers import tls_files
 from meshq.signals import gauges
 from meshq.signals.direct import Direct
+from meshq.signals.direct_drains import Drains
 from meshq.signals.external_owner import external_metrics_owner
 from meshq.signals.http_api import HttpApi
 from meshq.signals.keda import Scaler
@@ -87,7 +88,11 @@ class SignalsServer:
             faults.append(Fault("MESHQ_SIGNALS_CERT", str(error)))
         if faults:
             raise BadSettings(faults)
+        self.failed = False
+        """Something of it that goes on for ever has ended: what it serves is as it was then, and nobody can see that."""
+        self._on_failure: Callable[[], None] = lambda: None
         self._settings = settings
+        self._clock = clock
         self._environment = environment
         self._cluster = cluster
         self._role = Leading(self._store, instance_id(socket.gethostname(), secrets.token_hex(3)))
@@ -104,14 +109,26 @@ class SignalsServer:
         await self._store.open()
         bound = await self._serve(listen, ports)
         direct = await self._direct()
-        tasks.start(self._role.run(), "hold the lease of the leader")
-        tasks.start(self._sampler.run(), "look at the mesh")
+        tasks.start(self._for_ever(self._role.run()), "hold the lease of the leader")
+        tasks.start(self._for_ever(self._sampler.run()), "look at the mesh")
         if direct is not None:
-            tasks.start(direct.run(), "scale Deployments")
+            tasks.start(self._for_ever(direct.run()), "scale Deployments")
         return bound
 
     async def close(self) -> None:
         await self._stack.aclose()
+
+    def on_failure(self, callback: Callable[[], None]) -> None:
+        """Call back when it has `failed`; one callback, the last one set."""
+        self._on_failure = callback
+
+    async def _for_ever(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:
+            self.failed = True
+            self._on_failure()
+            raise
 
     async def _serve(self, listen: str, ports: Ports) -> Ports:
         sampler = self._sampler
@@ -138,7 +155,7 @@ class SignalsServer:
         if not self._settings.targets:
             return None
         try:
-            direct = Direct(self._sampler, self._kubernetes(), self._settings.targets, self._in_flight)
+            direct = Direct(self._sampler, self._kubernetes(), self._settings.targets, self._drains())
         except ClusterFault as fault:
             raise BadSettings([Fault("MESHQ_SIGNALS_DIRECT", str(fault))]) from fault
         try:
@@ -170,20 +187,20 @@ class SignalsServer:
             logger.error("%s; HTTPS is not served", reason)
         return not reason
 
-    def _in_flight(self, name: str) -> Mapping[str, int]:
-        return in_flight(self._sampler.picture, name)
+    def _drains(self) -> Drains:
+        sampler, registry = self._sampler, self._registry
+        return Drains(lambda name: instances(sampler.picture, name), registry.order_drain, self._clock)
 
 
-def in_flight(picture: Snapshot, name: str) -> Mapping[str, int]:
-    """Messages at work by pod, of the instances of a topic: by what their ids say of it, and by address."""
-    found: dict[str, int] = {}
-    for service in picture.services.values():
-        for major in service.majors:
-            if topic(service.name, major) == name:
-                for instance in service.of_major(major):
-                    host = instance.address.rpartition(":")[0].strip("[]")
-                    found |= {where: instance.load.in_flight for where in (pod_of(instance.id), host) if where}
-    return found
+def instances(picture: Snapshot, name: str) -> Sequence[Instance]:
+    """Of a topic."""
+    return [
+        instance
+        for service in picture.services.values()
+        for major in service.majors
+        if topic(service.name, major) == name
+        for instance in service.of_major(major)
+    ]
 
 
 def _figures(settings: SignalsSettings, clock: Clock) -> ListQueues:

@@ -1,25 +1,24 @@
 """The direct mode: replicas of Deployments follow the decisions, where neither KEDA nor an HPA does that.
 
 Only the leading replica of the server acts. Where nothing is known, or figures are stale, nothing is changed. Growing is ordered at
-once. Before it shrinks a Deployment it marks the least busy pods as those that go (meshq.core.cluster). What cannot be done is said
-once and tried again in the next pass; other Deployments go on.
+once. To shrink a Deployment it tells the least busy instances to drain, and takes their pods away when they have finished what they had
+(meshq.core.cluster). What cannot be done is said once and tried again in the next pass; other Deployments go on.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from meshq.core.cluster import ClusterFault, Pod, Scale, deletion_costs
+from meshq.core.cluster import ClusterFault, Occupant, Plan, Pod, Scale, planned, straight
 from meshq.core.scaling_values import EVERY
+from meshq.ports import RegistryAway
+from meshq.signals.direct_drains import Drains
 from meshq.signals.direct_targets import Target
 from meshq.signals.figures import Signals, Wishes
 
 log = logging.getLogger(__name__)
-
-InFlight = Callable[[str], Mapping[str, int]]
-"""Topic -> messages in flight by pod name (meshq.core.cluster.pod_of) or pod address, of those pods that are known."""
 
 
 class Cluster(Protocol):
@@ -41,13 +40,13 @@ class Cluster(Protocol):
 class Direct:
     """`targets`: no Deployment twice."""
 
-    def __init__(self, signals: Signals, cluster: Cluster, targets: Sequence[Target], in_flight: InFlight) -> None:
+    def __init__(self, signals: Signals, cluster: Cluster, targets: Sequence[Target], drains: Drains) -> None:
         self._signals = signals
         self._cluster = cluster
         self._targets = targets
-        self._in_flight = in_flight
+        self._drains = drains
         self._ordered: dict[str, int] = {}
-        """Target -> the replicas that were there when it was last in order."""
+        """Target -> the replicas that it had after the last pass."""
         self._faults: dict[str, str] = {}
         """Target -> what was said of it."""
         self._changed: set[str] = set()
@@ -107,12 +106,29 @@ class Direct:
         scale = await self._cluster.scale(target.namespace, target.deployment)
         if scale.replicas != self._ordered.get(target.name):
             await self._was_changed(target, scale.replicas)
-        if desired < scale.replicas:
-            await self._mark(target, scale, desired)
-        if desired != scale.replicas:
-            await self._cluster.set_replicas(target.namespace, target.deployment, desired, scale.version)
-            log.info("%s: %d replicas, there were %d (%s)", target.name, desired, scale.replicas, target.topic)
-        self._ordered[target.name] = desired
+        plan = await self._plan(target, scale, desired)
+        for occupant in plan.drain:
+            await self._drain(target, occupant)
+        for pod, cost in plan.costs.items():
+            await self._cluster.set_deletion_cost(target.namespace, pod, cost)
+        if plan.replicas != scale.replicas:
+            await self._cluster.set_replicas(target.namespace, target.deployment, plan.replicas, scale.version)
+            log.info("%s: %d replicas, there were %d (%s)", target.name, plan.replicas, scale.replicas, target.topic)
+        self._ordered[target.name] = plan.replicas
+
+    async def _plan(self, target: Target, scale: Scale, desired: int) -> Plan:
+        occupants = self._drains.occupants(target.topic)
+        if desired >= scale.replicas and not any(each.drains for each in occupants):
+            return straight(desired)
+        pods = await self._cluster.pods(target.namespace, scale.selector)
+        return planned(pods, occupants, scale.replicas, desired)
+
+    async def _drain(self, target: Target, occupant: Occupant) -> None:
+        try:
+            await self._drains.order(target.topic, occupant)
+        except RegistryAway as away:
+            raise ClusterFault(f"{occupant.id} cannot be told to drain, so that no pod goes: {away}") from away
+        log.info("%s: %s is to drain, with %d messages in flight", target.name, occupant.id, occupant.in_flight)
 
     async def _was_changed(self, target: Target, replicas: int) -> None:
         """By somebody else, or it is seen for the first time: what a person did once is undone, but another scaler would go on."""
@@ -121,11 +137,6 @@ class Direct:
             raise ClusterFault(_conflict(target, scaler))
         if known is not None:
             log.warning("somebody else changed %s from %d to %d replicas", target.name, known, replicas)
-
-    async def _mark(self, target: Target, scale: Scale, desired: int) -> None:
-        pods = await self._cluster.pods(target.namespace, scale.selector)
-        for pod, cost in deletion_costs(pods, desired, self._in_flight(target.topic)).items():
-            await self._cluster.set_deletion_cost(target.namespace, pod, cost)
 
     async def _scaled_by(self, target: Target) -> str:
         return ", ".join(await self._cluster.scalers(target.namespace, target.deployment))

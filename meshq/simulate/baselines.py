@@ -22,6 +22,7 @@ class _Baseline:
 
     every: ClassVar[int] = 1
     spares_busy: ClassVar[bool] = False
+    drains: ClassVar[bool] = False
 
     def wake(self, now: float) -> None:
         return None

@@ -1,8 +1,9 @@
 """The simulated service: messages, a queue, and replicas that take time to start and to end. One event at a time, seeded.
 
 Messages wait in one queue, first in first out, and go to the replica that has had a free slot for longest. A replica works on
-`slots` messages at once. One that is ended takes nothing new; what it has not done when its grace is over is put back, and counted as
-killed. A message that fails is tried again after a delay, as a new message for the queue.
+`slots` messages at once. One that is ended takes nothing new. Where it is told to drain first it goes when it has done what it had, and
+has said so; else what it has not done when its grace is over is put back, and counted as killed. A message that fails is tried again
+after a delay, as a new message for the queue.
 """
 
 import math
@@ -18,6 +19,8 @@ LEAD_SPREAD = 0.35
 RETRY_DELAYS = (1.0, 5.0, 30.0, 120.0)
 """After a message's first, second... failure; after the last it is dead."""
 LEADS_KEPT = 50
+DRAINED_REPORTS = 2
+"""Of one that drains and has nothing left, before it is believed (meshq.signals.direct_drains): the first may be older."""
 
 _STARTED, _DONE, _RETRIED, _KILLED = range(4)
 """Kinds of events."""
@@ -29,7 +32,7 @@ Message = tuple[float, float, int]
 
 
 class Pod:
-    __slots__ = ("in_flight", "ordered_at", "ready_at", "reported", "state")
+    __slots__ = ("drained_reports", "drains", "in_flight", "ordered_at", "ready_at", "reported", "state")
 
     def __init__(self, now: float) -> None:
         self.ordered_at = now
@@ -37,6 +40,9 @@ class Pod:
         self.in_flight = 0
         self.reported = 0
         """`in_flight` at its last report."""
+        self.drains = False
+        """It is ended only when it has said that nothing is left."""
+        self.drained_reports = 0
         self.state = _STARTING
 
 
@@ -156,7 +162,7 @@ class Cluster:
                 self._begin(pod, self.queue.popleft(), now)
             else:
                 self._free.append(pod)
-        elif not pod.in_flight:
+        elif not pod.in_flight and not pod.drains:
             self._gone(pod, now)
 
     def _try_again(self, message: Message, now: float) -> None:
@@ -183,13 +189,14 @@ class Cluster:
 
     # --- replicas -----------------------------------------------------------------------------------------------------------
 
-    def scale(self, wanted: int, now: float, *, spares_busy: bool) -> None:
+    def scale(self, wanted: int, now: float, *, spares_busy: bool, drains: bool) -> None:
+        """`spares_busy`, `drains`: seen.Controller's."""
         while len(self.pods) < wanted:
             pod = Pod(now)
             self.pods.append(pod)
             self._push(now + self._leads.lognormvariate(math.log(self._trace.startup), LEAD_SPREAD), _STARTED, pod)
         for pod in self._victims(len(self.pods) - wanted, spares_busy):
-            self._end(pod, now)
+            self._end(pod, now, drains)
 
     def _victims(self, count: int, spares_busy: bool) -> list[Pod]:
         """Those that are not ready first, then the least busy where costs say which, then the newest."""
@@ -209,14 +216,17 @@ class Cluster:
         self._free.extend([pod] * self._trace.slots)
         self._hand_out(now)
 
-    def _end(self, pod: Pod, now: float) -> None:
+    def _end(self, pod: Pod, now: float, drains: bool) -> None:
+        """One that starts has nothing to drain."""
         self.pods.remove(pod)
-        if pod.state == _READY:
-            self.ready -= 1
-        if pod.in_flight:
+        started = pod.state == _READY
+        self.ready -= started
+        pod.drains = drains and started
+        if pod.drains or pod.in_flight:
             pod.state = _DRAINING
             self._ending.append(pod)
-            self._push(now + self._trace.grace, _KILLED, pod)
+            if not pod.drains:
+                self._push(now + self._trace.grace, _KILLED, pod)
         else:
             pod.state = _GONE
             self.pod_seconds += now - pod.ordered_at
@@ -226,10 +236,14 @@ class Cluster:
         self._ending.remove(pod)
         self.pod_seconds += now - pod.ordered_at
 
-    def report(self) -> None:
-        """Each replica says how busy it is, which is what deletion costs are made of."""
+    def report(self, now: float) -> None:
+        """Each replica says how busy it is, which is what deletion costs are made of; and one that drains, whether it is done."""
         for pod in self.pods:
             pod.reported = pod.in_flight
+        for pod in [each for each in self._ending if each.drains and not each.in_flight]:
+            pod.drained_reports += 1
+            if pod.drained_reports == DRAINED_REPORTS:
+                self._gone(pod, now)
 
     def close(self, now: float) -> None:
         """The end of the trace: replicas that are there have cost what they have, and all that waits or is worked on is judged as

@@ -25,10 +25,11 @@ KEDA_POLL = 30
 
 
 class Ours:
-    """Asked every five seconds, and done as it says."""
+    """Asked every five seconds, and done as it says by the direct mode: the least busy drain, and go when they have finished."""
 
     every: ClassVar[int] = int(EVERY)
     spares_busy: ClassVar[bool] = True
+    drains: ClassVar[bool] = True
 
     def __init__(self, trace: Trace, random: Random, *, rule: Rule) -> None:
         self._policy = trace.policy
@@ -79,9 +80,11 @@ class Ours:
 
 
 class OursThroughHpa(Ours):
-    """The same through KEDA and an HPA with the manifest's settings: tolerance and windows 0, the usual policies."""
+    """The same through KEDA and an HPA with the manifest's settings: tolerance and windows 0, the usual policies. Replicas are ended by
+    SIGTERM at once, and have their grace."""
 
     every: ClassVar[int] = 1
+    drains: ClassVar[bool] = False
 
     def __init__(self, trace: Trace, random: Random, *, rule: Rule) -> None:
         super().__init__(trace, random, rule=rule)

@@ -67,7 +67,7 @@ class _Run:
         cluster = self._cluster
         if not cluster.ready and self._reports is None:
             return
-        cluster.report()
+        cluster.report(second)
         self._reports = Reports(
             second, cluster.ready, cluster.busy, cluster.busy_squares, cluster.handled, cluster.failed
         )
@@ -89,5 +89,6 @@ class _Run:
     def _scale(self, wanted: int | None, second: int) -> None:
         if wanted is None or wanted == len(self._cluster.pods):
             return
-        self._cluster.scale(wanted, second, spares_busy=self._controller.spares_busy)
+        controller = self._controller
+        self._cluster.scale(wanted, second, spares_busy=controller.spares_busy, drains=controller.drains)
         self._changes.append(Change(second, wanted))

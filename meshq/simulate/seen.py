@@ -61,6 +61,10 @@ class Controller(Protocol):
     def spares_busy(self) -> bool:
         """Whether the least busy replicas are ended first; else the newest, as Kubernetes does."""
 
+    @property
+    def drains(self) -> bool:
+        """Whether replicas finish what they have before they are ended, however long that takes; else they have their grace for it."""
+
     def step(self, seen: Seen) -> int | None:
         """How many replicas there should be; None: as many as there are."""
 

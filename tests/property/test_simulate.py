@@ -22,15 +22,19 @@ TRACES = st.builds(
     grace=st.sampled_from((0.0, 5.0, 1000.0)),
     failing=st.sampled_from(((), (Failing(Span(0, LASTS), 0.5),))),
 )
-ORDERS = st.lists(st.tuples(st.integers(0, LASTS), st.integers(0, 6), st.booleans()), max_size=12).map(sorted)
+Order = tuple[int, int, bool, bool]
+"""When, how many, whether the busy are spared, and whether those that go drain."""
+ORDERS = st.lists(st.tuples(st.integers(0, LASTS), st.integers(0, 6), st.booleans(), st.booleans()), max_size=12).map(
+    sorted
+)
 
 
-def driven(trace: Trace, orders: list[tuple[int, int, bool]], seed: int = 0) -> Cluster:
+def driven(trace: Trace, orders: list[Order], seed: int = 0) -> Cluster:
     cluster = Cluster(trace, seed)
-    for at, wanted, spares_busy in orders:
+    for at, wanted, spares_busy, drains in orders:
         cluster.run_until(at)
-        cluster.report()
-        cluster.scale(wanted, at, spares_busy=spares_busy)
+        cluster.report(at)
+        cluster.scale(wanted, at, spares_busy=spares_busy, drains=drains)
         assert len(cluster.pods) == wanted
         assert 0 <= cluster.ready <= wanted
     cluster.run_until(LASTS)
@@ -38,7 +42,7 @@ def driven(trace: Trace, orders: list[tuple[int, int, bool]], seed: int = 0) -> 
 
 
 @given(TRACES, ORDERS)
-def test_every_message_is_done_waits_or_is_worked_on(trace: Trace, orders: list[tuple[int, int, bool]]) -> None:
+def test_every_message_is_done_waits_or_is_worked_on(trace: Trace, orders: list[Order]) -> None:
     cluster = driven(trace, orders)
     assert cluster.published == cluster.done + len(cluster.queue) + cluster.in_flight
     assert cluster.done == cluster.handled >= cluster.failed
@@ -51,24 +55,28 @@ def test_every_message_is_done_waits_or_is_worked_on(trace: Trace, orders: list[
 
 
 @given(TRACES, ORDERS)
-def test_work_takes_replicas_and_nothing_waits_while_one_is_free(
-    trace: Trace, orders: list[tuple[int, int, bool]]
-) -> None:
+def test_work_takes_replicas_and_nothing_waits_while_one_is_free(trace: Trace, orders: list[Order]) -> None:
     cluster = driven(trace, orders)
     if cluster.queue:
         assert all(pod.in_flight == trace.slots for pod in cluster.pods[: cluster.ready] if pod.ready_at <= LASTS)
     assert all(0 <= pod.in_flight <= trace.slots for pod in cluster.pods)
     cluster.close(LASTS)
     assert cluster.busy <= cluster.pod_seconds * trace.slots + 1e-6
-    most = max([trace.replicas, *(wanted for _, wanted, _ in orders)])
+    most = max([trace.replicas, *(wanted for _, wanted, *_ in orders)])
     assert cluster.pod_seconds <= (most + len(orders) * 6) * LASTS + 1e-6
 
 
 @given(TRACES, ORDERS)
-def test_with_grace_enough_nothing_is_killed(trace: Trace, orders: list[tuple[int, int, bool]]) -> None:
+def test_with_grace_enough_nothing_is_killed(trace: Trace, orders: list[Order]) -> None:
     cluster = driven(trace, orders)
     if trace.grace >= 30:
         assert cluster.killed == 0
+
+
+@given(TRACES, ORDERS)
+def test_those_that_drain_are_never_killed(trace: Trace, orders: list[Order]) -> None:
+    cluster = driven(trace, [(at, wanted, spares_busy, True) for at, wanted, spares_busy, _ in orders])
+    assert cluster.killed == 0
 
 
 @given(TRACES)
@@ -80,7 +88,7 @@ def test_one_replica_with_one_slot_keeps_the_order(trace: Trace) -> None:
 
 
 @given(TRACES, ORDERS, st.integers(0, 3))
-def test_the_same_again(trace: Trace, orders: list[tuple[int, int, bool]], seed: int) -> None:
+def test_the_same_again(trace: Trace, orders: list[Order], seed: int) -> None:
     first, second = driven(trace, orders, seed), driven(trace, orders, seed)
     assert first.waits == second.waits
     assert (first.pod_seconds, first.killed, first.starts) == (second.pod_seconds, second.killed, second.starts)

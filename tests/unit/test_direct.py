@@ -3,21 +3,26 @@ shapes that Kubernetes documents; no cluster runs here."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
 from kubernetes.aio.client.exceptions import ApiException
 
+from meshq.adapters.clock import ManualClock
 from meshq.adapters.kubernetes import Kubernetes
 from meshq.adapters.kubernetes_access import Access, in_cluster
 from meshq.adapters.kubernetes_faults import translated
-from meshq.core.cluster import ClusterFault, Pod, deletion_costs, host_part, pod_of
-from meshq.core.names import instance_id
+from meshq.core.cluster import ClusterFault, Occupant, Pod, host_part, planned, pod_of
+from meshq.core.instances import Instance, Load, Orders, State
+from meshq.core.names import Version, instance_id
 from meshq.core.scaling_values import Decision, Sample, ScalingPolicy
+from meshq.ports import RegistryAway
 from meshq.signals.direct import Direct
+from meshq.signals.direct_drains import PATIENCE, Drains
 from meshq.signals.direct_targets import Target, parse_target, parse_targets
 from meshq.signals.external_owner import external_metrics_owner
 from meshq.signals.figures import NO_WISHES, Signal, Wishes
@@ -28,6 +33,7 @@ from tests.kube_api import COST, KubeApi, serving
 ORDERS = Target("shop", "orders", "orders.v2")
 BILLING = Target("shop", "billing", "billing.v1")
 NOTHING = Sample(*[None] * 13)  # type: ignore[arg-type]
+RENEWAL_MS = 5000
 
 
 class Decided:
@@ -72,11 +78,46 @@ class Rig:
         self.api = api
         self.cluster = cluster
         self.signals = Decided()
-        self.in_flight: dict[str, int] = {}
-        self.direct = Direct(self.signals, cluster, targets, self._in_flight)
+        self.picture: dict[str, Instance] = {}
+        """By pod: the instances of orders.v2, as the registry is told of them."""
+        self.told: list[str] = []
+        """Pods whose instances were ordered to drain."""
+        self.away = False
+        self.clock = ManualClock()
+        self.follow(targets)
 
-    def _in_flight(self, topic: str) -> Mapping[str, int]:
-        return self.in_flight
+    def follow(self, targets: Sequence[Target]) -> None:
+        """By a process that has just come to lead."""
+        self.drains = Drains(
+            lambda topic: list(self.picture.values()) if topic == "orders.v2" else [], self._order, self.clock
+        )
+        self.direct = Direct(self.signals, self.cluster, targets, self.drains)
+
+    async def _order(self, service: str, instance: str) -> bool:
+        if self.away:
+            raise RegistryAway("the registry is away")
+        assert service == "orders"
+        self.told.append(pod_of(instance))
+        return True
+
+    def renew(self, **in_flight: int) -> None:
+        """`orders_0=3`: the instance in orders-0 says so, and is registered if it was not."""
+        for name, messages in in_flight.items():
+            pod = name.replace("_", "-")
+            now = self.picture.get(pod) or Instance(
+                "orders", f"{pod}-aaaaaa", Version(2, 0, 0), (2,), State.READY, generation=1
+            )
+            self.picture[pod] = replace(now, load=Load(messages), last_seen_ms=now.last_seen_ms + RENEWAL_MS)
+
+    def obey(self, *pods: str) -> None:
+        for pod in pods:
+            self.picture[pod] = replace(self.picture[pod], state=State.DRAINING)
+
+    async def drained(self, *pods: str) -> None:
+        """They have drained by now, and it was seen."""
+        self.obey(*pods)
+        self.drains.occupants("orders.v2")
+        self.renew(**{pod.replace("-", "_"): 0 for pod in pods})
 
     async def look(self, desired: int | None, stale: bool = False) -> None:
         self.signals.decide("orders.v2", desired, stale)
@@ -123,15 +164,189 @@ def test_growing_is_ordered_at_once_from_zero_too(tmp_path: Path) -> None:
 
 async def _shrunk(folder: Path) -> None:
     async with rig(folder, replicas=4) as shop:
-        shop.in_flight = {"orders-0": 0, "orders-1": 7, "orders-2": 1, "orders-3": 9}
+        shop.renew(orders_0=1, orders_1=7, orders_2=0, orders_3=9)
         await shop.look(2)
-        assert shop.pods == ["orders-1", "orders-3"], "the busy ones stay"
-        assert shop.api.patched() == ["pods/orders-0", "pods/orders-2", "deployments/orders/scale"]
+        assert shop.told == ["orders-2", "orders-0"], "the busy ones stay"
+        await shop.look(2)
+        shop.obey("orders-0", "orders-2")
+        await shop.look(2)
+        assert len(shop.told) == 2, "once each"
+        assert shop.api.patched() == [], "one may have begun something since its last renewal"
+        shop.renew(orders_0=1, orders_2=0)
+        await shop.look(2)
+        assert shop.pods == ["orders-0", "orders-1", "orders-3"]
+        assert shop.api.patched() == ["pods/orders-2", "deployments/orders/scale"]
+        shop.renew(orders_0=0)
+        await shop.look(2)
+        assert shop.pods == ["orders-1", "orders-3"]
+        assert shop.api.patched()[2:] == ["pods/orders-0", "deployments/orders/scale"]
         assert shop.api.costs("orders") == {}, "pods that stay are not touched"
 
 
-def test_the_least_busy_pods_go_and_only_they_are_marked_before_it_shrinks(tmp_path: Path) -> None:
+def test_the_least_busy_drain_and_each_pod_goes_when_it_has_finished(tmp_path: Path) -> None:
     asyncio.run(_shrunk(tmp_path))
+
+
+async def _less_ready(folder: Path) -> None:
+    async with rig(folder) as shop:
+        shop.renew(orders_0=1, orders_1=1, orders_2=9)
+        await shop.look(1)
+        shop.api.unready("orders-1")
+        await shop.drained("orders-0")
+        shop.obey("orders-1")
+        await shop.look(1)
+        assert shop.replicas == 3, "orders-1 would be deleted first, whatever orders-0 costs"
+        shop.api.unready("orders-0")
+        await shop.look(1)
+        assert shop.pods == ["orders-1", "orders-2"]
+
+
+def test_no_pod_goes_while_kubernetes_would_rather_delete_one_that_works(tmp_path: Path) -> None:
+    asyncio.run(_less_ready(tmp_path))
+
+
+async def _wanted_again(folder: Path) -> None:
+    async with rig(folder) as shop:
+        shop.renew(orders_0=1, orders_1=2, orders_2=3)
+        await shop.look(2)
+        await shop.look(3)
+        assert shop.pods == ["orders-0", "orders-1", "orders-2", "orders-3"], "who drains is no replica any more"
+        shop.renew(orders_3=0)
+        await shop.drained("orders-0")
+        await shop.look(3)
+        assert shop.pods == ["orders-1", "orders-2", "orders-3"]
+        assert shop.told == ["orders-0"]
+
+
+def test_one_that_drains_is_replaced_when_it_is_wanted_again(tmp_path: Path) -> None:
+    asyncio.run(_wanted_again(tmp_path))
+
+
+async def _to_zero(folder: Path) -> None:
+    async with rig(folder, replicas=1) as shop:
+        shop.renew(orders_0=0)
+        await shop.look(0)
+        assert shop.replicas == 1
+        await shop.drained("orders-0")
+        await shop.look(0)
+        assert shop.replicas == 0
+
+
+def test_the_last_one_drains_too(tmp_path: Path) -> None:
+    asyncio.run(_to_zero(tmp_path))
+
+
+async def _no_room(folder: Path) -> None:
+    async with rig(folder, replicas=1) as shop:
+        shop.renew(orders_0=0)
+        await shop.look(0)
+        await shop.look(1)
+        new = shop.api.deployments["orders"].pods["orders-1"]["status"]
+        new["phase"] = "Pending"
+        new["conditions"] = [
+            {"type": "Ready", "status": "False"},
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"},
+        ]
+        await shop.drained("orders-0")
+        await shop.look(1)
+        assert shop.pods == []
+        await shop.look(1)
+        assert shop.pods == ["orders-0"], "a new one"
+
+
+def test_one_that_is_done_makes_room_for_a_pod_that_finds_none(tmp_path: Path) -> None:
+    asyncio.run(_no_room(tmp_path))
+
+
+async def _registry_is_away(folder: Path) -> None:
+    async with rig(folder) as shop:
+        shop.renew(orders_0=0, orders_1=0, orders_2=0)
+        shop.away = True
+        await shop.look(2)
+        await shop.look(2)
+        assert shop.api.patched() == []
+        await shop.look(4)
+        assert shop.replicas == 4, "growing needs no registry"
+
+
+def test_without_the_registry_no_pod_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asyncio.run(_registry_is_away(tmp_path))
+    (said,) = warnings(caplog)
+    assert "orders-0-aaaaaa cannot be told to drain, so that no pod goes: the registry is away; tried again" in said
+
+
+async def _does_not_finish(folder: Path) -> None:
+    async with rig(folder) as shop:
+        shop.renew(orders_0=3, orders_1=8, orders_2=9)
+        await shop.look(2)
+        shop.obey("orders-0")
+        shop.clock.advance(PATIENCE - 1)
+        shop.renew(orders_0=2)
+        await shop.look(2)
+        assert shop.replicas == 3
+        shop.clock.advance(1)
+        shop.api.forbidden.add(("patch", "deployments/scale"))
+        await shop.look(2)
+        shop.api.forbidden.clear()
+        await shop.look(2)
+        assert shop.pods == ["orders-1", "orders-2"]
+
+
+def test_one_that_does_not_finish_goes_at_last_and_that_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asyncio.run(_does_not_finish(tmp_path))
+    assert [line for line in warnings(caplog) if line.startswith("orders-0")] == [
+        "orders-0-aaaaaa has had 2 messages in flight for 21 min since it was told to drain: its pod goes, and another does them again"
+    ]
+
+
+async def _by_another_leader(folder: Path) -> None:
+    async with rig(folder) as shop:
+        shop.renew(orders_0=4, orders_1=1, orders_2=1)
+        shop.picture["orders-0"] = replace(shop.picture["orders-0"], orders=Orders(drain=True))
+        await shop.look(2)
+        shop.obey("orders-0")
+        shop.follow([ORDERS])
+        await shop.look(2)
+        shop.renew(orders_0=0)
+        await shop.look(2)
+        assert shop.pods == ["orders-1", "orders-2"]
+        assert shop.told == [], "another had told it"
+
+
+def test_another_leader_goes_on_with_who_drains(tmp_path: Path) -> None:
+    asyncio.run(_by_another_leader(tmp_path))
+
+
+async def _another_process(folder: Path) -> None:
+    async with rig(folder) as shop:
+        shop.renew(orders_0=0, orders_1=1, orders_2=1)
+        await shop.look(2)
+        now = shop.picture["orders-0"]
+        shop.picture["orders-0"] = replace(now, generation=2, last_seen_ms=now.last_seen_ms + RENEWAL_MS)
+        await shop.look(2)
+        assert shop.told == ["orders-0", "orders-0"]
+        assert shop.replicas == 3
+
+
+def test_an_order_is_for_one_process_and_given_again_to_the_next(tmp_path: Path) -> None:
+    asyncio.run(_another_process(tmp_path))
+
+
+async def _is_gone(folder: Path) -> None:
+    async with rig(folder) as shop:
+        shop.renew(orders_0=0, orders_1=1, orders_2=1)
+        await shop.look(2)
+        shop.picture["orders-0"] = replace(shop.picture["orders-0"], state=State.DOWN)
+        shop.api.unready("orders-0")
+        await shop.look(2)
+        assert shop.pods == ["orders-1", "orders-2"]
+        assert shop.told == ["orders-0"]
+
+
+def test_nobody_waits_for_one_that_is_gone(tmp_path: Path) -> None:
+    asyncio.run(_is_gone(tmp_path))
 
 
 async def _in_order(folder: Path) -> None:
@@ -147,21 +362,17 @@ def test_what_is_in_order_is_left_alone(tmp_path: Path) -> None:
 
 async def _marked_once(folder: Path) -> None:
     async with rig(folder) as shop:
-        shop.in_flight = {"orders-0": 5, "orders-1": 0, "orders-2": 6}
+        shop.renew(orders_0=5, orders_1=0, orders_2=6)
+        await shop.drained("orders-1")
         shop.api.forbidden.add(("patch", "deployments/scale"))
         await shop.look(2)
         await shop.look(2)
         assert shop.api.patched() == ["pods/orders-1", *["deployments/orders/scale"] * 2], (
             "its annotation said so already"
         )
-        shop.in_flight = {"orders-0": 0, "orders-1": 8, "orders-2": 6}
-        shop.api.forbidden.clear()
-        await shop.look(2)
-        assert shop.pods == ["orders-1", "orders-2"]
-        assert shop.api.costs("orders") == {"orders-1": "0"}, "the earlier mark is taken back"
 
 
-def test_a_pod_is_marked_once_a_decision_and_marks_that_do_not_hold_are_taken_back(tmp_path: Path) -> None:
+def test_a_pod_is_marked_once_a_decision(tmp_path: Path) -> None:
     asyncio.run(_marked_once(tmp_path))
 
 
@@ -237,7 +448,8 @@ def test_a_missing_right_is_named_once_and_others_go_on(
 
     async def story() -> None:
         async with rig(tmp_path, targets=[ORDERS, BILLING]) as shop:
-            shop.in_flight = {"orders-0": 0, "orders-1": 2, "orders-2": 3}
+            shop.renew(orders_0=0, orders_1=2, orders_2=3)
+            await shop.drained("orders-0")
             shop.api.forbidden.add((verb, resource))
             await shop.look(2)
             await shop.look(2)
@@ -355,13 +567,14 @@ async def _read(folder: Path) -> None:
         pods["orders-0"]["metadata"]["annotations"] = {COST: "7"}
         pods["orders-1"]["metadata"]["annotations"] = {COST: "much"}
         pods["orders-2"]["metadata"]["deletionTimestamp"] = "2026-08-20T10:48:17Z"
-        pods["orders-3"]["status"] = {"phase": "Pending"}
+        unplaced = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+        pods["orders-3"]["status"] = {"phase": "Pending", "conditions": [unplaced]}
         pods["orders-4"]["status"]["phase"] = "Failed"
         assert await shop.cluster.pods("shop", "app=orders") == [
             Pod("orders-0", "10.0.0.1", cost=7),
             Pod("orders-1", "10.0.0.2"),
             Pod("orders-2", "10.0.0.3", going=True),
-            Pod("orders-3", ready=False),
+            Pod("orders-3", ready=False, pending=True, unplaced=True),
         ]
 
 
@@ -489,31 +702,67 @@ def test_a_pod_finds_its_api(tmp_path: Path) -> None:
         in_cluster({}, tmp_path)
 
 
+def at(pod: str, in_flight: int = 0, drains: bool = False, done: bool = False, host: str = "") -> Occupant:
+    return Occupant("orders", f"{pod}-aaaaaa", host, in_flight, drains, done)
+
+
+WAITED = at("a", 3, drains=True)
+DONE = at("a", drains=True, done=True)
+MARKED = Pod("a", cost=-1_000_000)
+
+
 @pytest.mark.parametrize(
-    ("pods", "replicas", "in_flight", "costs"),
+    ("pods", "occupants", "desired", "told", "costs", "replicas"),
     [
-        ([Pod("a"), Pod("b")], 1, {"a": 1, "b": 0}, {"b": -1_000_000}),
-        ([Pod("a"), Pod("b")], 2, {"a": 1, "b": 0}, {}),
-        ([Pod("a"), Pod("b")], 1, {}, {}),
-        ([Pod("a"), Pod("b")], 1, {"a": 4}, {"a": -999_996}),
-        ([Pod("a", address="10.0.0.1"), Pod("b")], 1, {"10.0.0.1": 0, "b": 2}, {"a": -1_000_000}),
-        ([Pod("a"), Pod("b", ready=False), Pod("c")], 2, {"a": 0, "c": 0}, {}),
-        ([Pod("a"), Pod("b", ready=False), Pod("c")], 1, {"a": 0, "c": 1}, {"a": -1_000_000}),
-        ([Pod("a"), Pod("b", going=True)], 1, {"a": 0}, {}),
-        ([Pod("a", cost=-1_000_000), Pod("b")], 1, {"a": 0, "b": 1}, {}),
-        ([Pod("a", cost=-1_000_000), Pod("b")], 1, {"a": 3, "b": 1}, {"b": -999_999, "a": 0}),
-        ([Pod("a", cost=50), Pod("b")], 2, {"a": 0, "b": 1}, {}),
-        ([Pod("a"), Pod("b"), Pod("c")], 0, {"a": 2, "b": 0}, {"b": -1_000_000, "a": -999_998, "c": -900_000}),
+        ([Pod("a"), Pod("b")], [at("a", 1), at("b")], 1, "b", {}, 2),
+        ([Pod("a"), Pod("b")], [at("a", 1), at("b")], 2, "", {}, 2),
+        ([Pod("a"), Pod("b")], [], 1, "", {}, 1),  # nothing to choose by
+        ([Pod("a"), Pod("b"), Pod("c")], [at("a", 2), at("b")], 0, "ba", {"c": -900_000}, 2),  # c cannot be told
+        ([Pod("a"), Pod("b", ready=False)], [at("a")], 1, "", {}, 1),  # goes first by itself
+        ([Pod("a"), Pod("b", ready=False)], [at("a"), at("b", 2)], 1, "b", {}, 2),  # not ready, and at work
+        ([Pod("a"), Pod("b"), Pod("c", going=True)], [at("a"), at("b"), at("c", 1, drains=True)], 2, "", {}, 2),
+        ([Pod("a"), Pod("b")], [WAITED, at("b")], 1, "", {}, 2),
+        ([Pod("a"), Pod("b")], [DONE, at("b")], 1, "", {"a": -1_000_000}, 1),
+        ([MARKED, Pod("b")], [DONE, at("b")], 1, "", {}, 1),
+        ([Pod("a"), Pod("b")], [DONE._replace(in_flight=4), at("b")], 1, "", {"a": -999_996}, 1),
+        ([MARKED, Pod("b")], [at("a"), at("b")], 2, "", {"a": 0}, 2),  # a mark that does not hold any more
+        ([Pod("a", cost=50), Pod("b")], [at("a"), at("b")], 2, "", {}, 2),
+        ([Pod("a"), Pod("b")], [DONE, at("b")], 2, "", {"a": -1_000_000}, 3),  # another comes before it goes
+        ([Pod("a"), Pod("b", ready=False), Pod("c")], [DONE, at("c")], 2, "", {"a": -1_000_000}, 3),  # b starts
+        ([Pod("a", ready=False), Pod("b", ready=False)], [DONE], 1, "", {"a": -1_000_000}, 1),
+        ([Pod("a", ready=False), Pod("b", ready=False, pending=True)], [DONE], 1, "", {}, 2),  # b would go first
+        ([Pod("a", ready=False), Pod("b", ready=False, pending=True, unplaced=True)], [DONE], 1, "", {}, 0),
+        ([Pod("a"), Pod("b", ready=False, pending=True, unplaced=True)], [WAITED], 1, "", {}, 2),
+        ([Pod("a"), Pod("b")], [WAITED, at("a", 1), at("b", 9)], 1, "a", {}, 2),  # two in one pod
+        ([Pod("a", "10.0.0.1"), Pod("b")], [at("set", host="10.0.0.1"), at("b", 1)], 1, "set", {}, 2),
+        ([Pod("a", "10.0.0.1"), Pod("c", "10.0.0.1"), Pod("b")], [at("set", host="10.0.0.1"), at("b")], 2, "b", {}, 3),
     ],
 )
-def test_who_goes(pods: list[Pod], replicas: int, in_flight: dict[str, int], costs: dict[str, int]) -> None:
-    assert deletion_costs(pods, replicas, in_flight) == costs
+def test_who_goes(
+    pods: list[Pod], occupants: list[Occupant], desired: int, told: str, costs: dict[str, int], replicas: int
+) -> None:
+    plan = planned(pods, occupants, sum(not pod.going for pod in pods), desired)
+    assert "".join(pod_of(each.id) for each in plan.drain) == told
+    assert (plan.costs, plan.replicas) == (costs, replicas)
+
+
+def test_the_surplus_of_a_rollout_is_not_drained() -> None:
+    pods = [Pod(name) for name in "abcde"]
+    plan = planned(pods, [at("a", 2, drains=True), *(at(name) for name in "bcde")], ordered=4, desired=3)
+    assert (plan.drain, plan.replicas) == ((), 4)
+
+
+def test_those_that_were_not_made_yet_go_first() -> None:
+    plan = planned([Pod("a"), Pod("b")], [at("a", 1), at("b")], ordered=5, desired=1)
+    assert ([each.id for each in plan.drain], plan.replicas) == (["b-aaaaaa"], 2)
 
 
 @pytest.mark.parametrize("pod", ["orders-7d9f8c6b5-x2x4z", "a" * 80, "Orders_1"])
 def test_a_pod_is_known_by_its_instances_id(pod: str) -> None:
-    assert pod_of(instance_id(pod, "k3m2qa")) == host_part(pod)
-    assert deletion_costs([Pod(pod), Pod("z")], 1, {host_part(pod): 0, "z": 1}) == {pod: -1_000_000}
+    ident = instance_id(pod, "k3m2qa")
+    assert pod_of(ident) == host_part(pod)
+    plan = planned([Pod(pod), Pod("z")], [Occupant("orders", ident, "", 0), at("z", 1)], ordered=2, desired=1)
+    assert [each.id for each in plan.drain] == [ident]
 
 
 def test_targets_as_they_are_written() -> None:

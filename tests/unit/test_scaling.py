@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshq.core.scaling import FORGIVEN, IDLE, REGRET, STABILIZATION, STEP_EVERY, advance, desired, woken
+from meshq.core.scaling import DRAINED, FORGIVEN, IDLE, REGRET, STABILIZATION, STEP_EVERY, advance, desired, woken
 from meshq.core.scaling_memory import REMEMBERED, START
 from meshq.core.scaling_terms import MOST_USED
 from meshq.core.scaling_values import DEFAULT_LEAD, EVERY, STALE_AFTER, Decision, ScalingPolicy
@@ -156,9 +156,9 @@ def test_a_backlog_is_answered_at_once() -> None:
 
 def test_a_small_change_up_is_not_worth_it() -> None:
     group = Group(WIDE, replicas=40, ready=40, in_flight=33)
-    group.pass_time(60, done=330 * EVERY)
+    group.pass_time(60, done=345 * EVERY)
     assert group.desired == 40
-    told = group.pass_time(300, done=350 * EVERY)
+    told = group.pass_time(300, done=372 * EVERY)
     assert held(told) == (40, "damped")
     assert int(told.terms["flow"] or 0) in (41, 42, 43)
 
@@ -177,10 +177,10 @@ def test_failing_messages_are_not_answered_by_more_failures() -> None:
         return group.look(done=BUSY_RATE * EVERY, fails=fails)
 
     most, some, none = told(0.5), told(0.1), told(0.0)
-    assert held(most) == (6, "failing")
+    assert most.held == "failing"
+    assert 6 < (most.desired or 0) <= 9 < (none.desired or 0), "half as many again work off what comes again"
     assert most.terms["failing"] == 0.5
     assert held(some) == held(none)
-    assert (none.desired or 0) > 6
 
 
 def test_long_work_holds_its_replicas() -> None:
@@ -252,12 +252,21 @@ def test_fewer_wait_until_it_is_known_for_long_enough() -> None:
 def test_what_was_needed_lately_is_needed_still() -> None:
     group = settled()
     least = group.desired or 0
-    peak = group.look(done=BUSY_RATE * EVERY, waiting=2000).desired or 0
+    peak = group.pass_time(60, done=4 * BUSY_RATE * EVERY, follows=True).desired or 0
     assert peak > least + 5
-    group.sample = replace(group.sample, replicas=peak, ready=peak, waiting=0)
-    told = group.pass_time(STABILIZATION - EVERY, done=BUSY_RATE * EVERY)
+    told = group.pass_time(STABILIZATION - 60, done=BUSY_RATE * EVERY)
     assert held(told) == (peak, "damped")
-    assert (group.pass_time(60, done=BUSY_RATE * EVERY, follows=True).desired or 0) < peak
+    assert (group.pass_time(120, done=BUSY_RATE * EVERY, follows=True).desired or 0) < peak
+
+
+def test_a_backlog_that_is_worked_off_is_over_sooner() -> None:
+    group = settled()
+    group.policy = ScalingPolicy(max=100, wait=600.0)
+    peak = group.look(done=BUSY_RATE * EVERY, waiting=10_000).desired or 0
+    assert peak > 9
+    group.sample = replace(group.sample, replicas=peak, ready=peak, waiting=0)
+    assert held(group.pass_time(DRAINED - EVERY, done=BUSY_RATE * EVERY)) == (peak, "damped")
+    assert (group.pass_time(120, done=BUSY_RATE * EVERY, follows=True).desired or 0) < peak
 
 
 def test_an_order_to_go_stands_while_those_that_are_to_go_are_still_there() -> None:
@@ -280,7 +289,7 @@ def test_half_of_them_go_at_a_time() -> None:
 
 def test_a_small_change_down_is_not_worth_it_and_says_so() -> None:
     group = Group(ScalingPolicy(max=100, stabilization=60.0), replicas=40, ready=40)
-    told = group.pass_time(600, done=318 * EVERY, in_flight=32)
+    told = group.pass_time(600, done=344 * EVERY, in_flight=32)
     assert int(told.terms["flow"] or 0) in (37, 38, 39)
     assert held(told) == (40, "damped")
 
@@ -314,15 +323,17 @@ def test_looks_that_are_not_quite_even_keep_nothing() -> None:
 def test_a_regret_makes_needs_last_longer_and_is_forgiven() -> None:
     group = settled()
     assert group.memory.patience == 1.0
-    peak = group.look(done=BUSY_RATE * EVERY, waiting=3000).desired or 0
-    group.sample = replace(group.sample, waiting=0)
-    group.pass_time(STABILIZATION + 60, done=BUSY_RATE * EVERY, follows=True)
-    assert (group.desired or 0) < peak
-    again = group.look(done=BUSY_RATE * EVERY, waiting=3000).desired or 0
-    assert again > peak / 2
+
+    def peak() -> int:
+        return group.pass_time(60, done=4 * BUSY_RATE * EVERY, follows=True).desired or 0
+
+    first = peak()
+    group.pass_time(STABILIZATION + 120, done=BUSY_RATE * EVERY, follows=True)
+    assert (group.desired or 0) < first
+    again = peak()
+    assert again > 10
     assert group.memory.patience == 2.0
-    group.sample = replace(group.sample, waiting=0)
-    told = group.pass_time(STABILIZATION + 60, done=BUSY_RATE * EVERY, follows=True)
+    told = group.pass_time(STABILIZATION + 120, done=BUSY_RATE * EVERY, follows=True)
     assert held(told) == (again, "damped"), "for twice as long"
     assert (group.pass_time(STABILIZATION + 60, done=BUSY_RATE * EVERY, follows=True).desired or 0) < again
     group.pass_time(FORGIVEN, done=BUSY_RATE * EVERY, follows=True)

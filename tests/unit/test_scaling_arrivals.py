@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from meshq.core.scaling_arrivals import counted, expected_rate, most_within, oldest_age, total_at
+from meshq.core.scaling_arrivals import counted, expected_rate, growing_rate, most_within, oldest_age, total_at
 from meshq.core.scaling_memory import REMEMBERED, Arrivals
 from meshq.core.scaling_values import EVERY
 from tests.scaling_group import BEGIN, NOTHING
@@ -144,8 +144,34 @@ def test_a_rate_that_falls_is_followed_by_half_of_what_it_was_at_most() -> None:
 def test_a_burst_that_is_over_is_no_rate() -> None:
     burst = steady(1000.0, EVERY, steady(10.0, 300))
     over = steady(10.0, 2 * EVERY, burst)
-    assert (expected_rate(over, LEAD, 60.0) or 0.0) < 150.0
-    assert (expected_rate(burst, LEAD, 60.0) or 0.0) > 150.0
+    assert (expected_rate(over, LEAD, 10.0) or 0.0) < 150.0
+    assert (expected_rate(burst, LEAD, 10.0) or 0.0) > 400.0
+
+
+def test_a_burst_like_an_earlier_one_may_stand_in_the_queue_in_part() -> None:
+    calm = steady(10.0, 240, steady(1000.0, 2 * EVERY, steady(10.0, 300)))
+    again, larger = steady(1000.0, 2 * EVERY, calm), steady(2000.0, 2 * EVERY, calm)
+    known, new = (expected_rate(each, LEAD, WAIT) or 0.0 for each in (again, larger))
+    assert 500.0 < known < 1000.0
+    assert new > 1900.0
+    longer = steady(1000.0, 4 * EVERY, again)
+    assert (expected_rate(longer, LEAD, WAIT) or 0.0) > 990.0, "it goes on for longer than the other did"
+
+
+def test_a_burst_may_stand_in_the_queue_in_part_where_replicas_come_in_time() -> None:
+    burst = steady(1000.0, 60, steady(10.0, 900))
+    assert (expected_rate(burst, LEAD, 60.0) or 0.0) < 800.0 < (expected_rate(burst, LEAD, 10.0) or 0.0)
+
+
+def test_growth_goes_on() -> None:
+    arrivals = steady(10.0, 300)
+    assert growing_rate(arrivals, arrivals.times[-1], LEAD) is None
+    for rate in range(10, 50):
+        arrivals = steady(float(rate), EVERY, arrivals)
+    now = arrivals.times[-1]
+    assert growing_rate(arrivals, now, 0.0) == pytest.approx(49.0, rel=0.1)
+    assert growing_rate(arrivals, now + 60.0, 0.0) == pytest.approx(61.0, rel=0.1), "also while nothing is counted"
+    assert (expected_rate(arrivals, LEAD, WAIT) or 0.0) > (arrivals.slow or 0.0) + 5.0
 
 
 # --- the oldest -------------------------------------------------------------------------------------------------------------------

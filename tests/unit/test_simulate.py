@@ -24,11 +24,11 @@ class Told:
     """Does at each second what it is told, and keeps what it saw."""
 
     every = 1
-    spares_busy = False
 
-    def __init__(self, orders: dict[int, int], spares_busy: bool = False) -> None:
+    def __init__(self, orders: dict[int, int], spares_busy: bool = False, drains: bool = False) -> None:
         self.orders = orders
         self.spares_busy = spares_busy
+        self.drains = drains
         self.saw: list[Seen] = []
         self.woken: list[float] = []
 
@@ -40,8 +40,8 @@ class Told:
         self.woken.append(now)
 
 
-def told(trace: Trace, orders: dict[int, int], spares_busy: bool = False) -> tuple[Outcome, Told]:
-    controller = Told(orders, spares_busy)
+def told(trace: Trace, orders: dict[int, int], spares_busy: bool = False, drains: bool = False) -> tuple[Outcome, Told]:
+    controller = Told(orders, spares_busy, drains)
     return run(trace, lambda *_: controller), controller
 
 
@@ -90,6 +90,18 @@ def test_what_is_not_done_within_the_grace_is_put_back_and_counted() -> None:
     assert outcome.p99 == 34, "it waits from when it first came, for what it was worked on is lost"
 
 
+def test_one_that_drains_is_never_killed_and_costs_until_it_has_said_that_it_is_done() -> None:
+    outcome, controller = told(trace((1, 60), replicas=1, grace=30, lasts=200), {5: 0}, drains=True)
+    assert outcome.killed == 0
+    assert 61 + 5 <= outcome.pod_seconds <= 61 + 10
+    assert (controller.saw[6].replicas, controller.saw[6].ready) == (0, 0), "it is no replica any more"
+
+
+def test_one_that_has_not_started_does_not_drain() -> None:
+    outcome, _ = told(trace((1, 1), lasts=50, startup=1000), {10: 1, 20: 0}, drains=True)
+    assert outcome.pod_seconds == 10
+
+
 @pytest.mark.parametrize(("spares_busy", "killed"), [(True, 0), (False, 1)])
 def test_who_is_ended(spares_busy: bool, killed: int) -> None:
     """The first replica is busy; without costs Kubernetes ends the newest, of equals the first."""
@@ -107,10 +119,10 @@ def test_costs_are_as_old_as_the_last_report() -> None:
     """Both replicas were idle in the last report: the one that has begun since is as good a victim as the other."""
     of = trace(*((at + 0.5, 0.4) for at in range(60)), replicas=2, lasts=60)
     cluster = Cluster(of, 0)
-    cluster.report()
+    cluster.report(0)
     cluster.run_until(0.6)
     assert [pod.in_flight for pod in cluster.pods] == [1, 0]
-    cluster.scale(1, 0.6, spares_busy=True)
+    cluster.scale(1, 0.6, spares_busy=True, drains=False)
     assert [pod.in_flight for pod in cluster.pods] == [0]
     assert cluster.in_flight == 1, "it ends what it has"
 
