@@ -261,12 +261,16 @@ def test_what_was_needed_lately_is_needed_still() -> None:
 
 def test_a_backlog_that_is_worked_off_is_over_sooner() -> None:
     group = settled()
-    group.policy = ScalingPolicy(max=100, wait=600.0)
-    peak = group.look(done=BUSY_RATE * EVERY, waiting=10_000).desired or 0
-    assert peak > 9
-    group.sample = replace(group.sample, replicas=peak, ready=peak, waiting=0)
-    assert held(group.pass_time(DRAINED - EVERY, done=BUSY_RATE * EVERY)) == (peak, "damped")
-    assert (group.pass_time(120, done=BUSY_RATE * EVERY, follows=True).desired or 0) < peak
+    told = group.look(done=BUSY_RATE * EVERY, waiting=2500)
+    drain, flow = round(told.terms["drain"] or 0), round(told.terms["flow"] or 0)
+    assert drain > flow > 10
+    working_off = {"waiting": 0, "replicas": told.desired, "ready": told.desired}
+    told = group.look(done=BUSY_RATE * EVERY + 2500, **working_off)
+    assert held(group.pass_time(DRAINED - 2 * EVERY, done=BUSY_RATE * EVERY)) == (told.desired, "damped")
+    assert (group.memory.backlogs[0][1], group.memory.needs[0][1]) == (drain, flow)
+    group.pass_time(3 * EVERY, done=BUSY_RATE * EVERY)
+    assert group.memory.backlogs[0][1] == 0
+    assert group.memory.needs[0][1] == flow, "a rate may come again"
 
 
 def test_an_order_to_go_stands_while_those_that_are_to_go_are_still_there() -> None:
