@@ -1,5 +1,4 @@
-"""Counters over time: what was added between two looks, though counters begin anew, come and go. And what came to a queue, which
-no broker counts in full, by conservation: what came is what left and what is there more than before.
+"""Counters over time: what was added between two looks, though counters begin anew, come and go.
 
 A look that brought no figure takes nothing away: what was added meanwhile is in the next one that does.
 """
@@ -7,8 +6,6 @@ A look that brought no figure takes nothing away: what was added meanwhile is in
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
-
-from meshq.core.head_age import History
 
 FORGET_AFTER = 900.0
 """Seconds after which a counter that is gone is new if it comes again."""
@@ -86,29 +83,3 @@ class Counters:
     def _forget(self, at: float) -> None:
         for name in [name for name, seen in self._seen.items() if at - seen > FORGET_AFTER]:
             del self._seen[name], self._counters[name]
-
-
-class Arrivals:
-    """How many messages came to one queue, and when."""
-
-    def __init__(self) -> None:
-        self.history = History()
-        self._done = Counter()
-        self._there = 0
-
-    def read(self, at: float, done: float | None, there: int | None) -> float | None:
-        """`done`: messages that left it so far. `there`: messages in it, handed out ones too. None: not known. Returns how many came
-        since the last look that knew both; below 0 where an earlier look had counted messages twice, in the queue and as gone.
-        None: not known, or the first look."""
-        if done is None or there is None:
-            return None
-        left, before = self._done.read(at, done), self._there
-        self._there = there
-        if left is None:
-            self.history.begin(at)
-            return None
-        came = left.amount + there - before
-        if left.whole:
-            return self.history.add(at, came, left.amount)
-        self.history.add_at_least(at, max(0.0, came))
-        return None

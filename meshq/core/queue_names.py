@@ -9,6 +9,7 @@ PREFIX = "meshq."
 
 _BY_TOPIC = re.compile(r"meshq\.(?P<topic>.+?\.v[0-9]+)\.(?P<rest>call|work|dead|key\.[0-9]+|on\..+)", re.ASCII)
 _DELAY_KEY = re.compile(rf"(?:[01]\.){{{topology.DELAY_LEVELS}}}(?P<destination>.+)", re.ASCII)
+_PARTITION = re.compile(r"k[0-9]", re.ASCII)
 _EVENT_KEY = re.compile(r".+\.v[0-9]+\.[0-9]+", re.ASCII)
 
 
@@ -50,6 +51,15 @@ def partition(queue: str) -> int | None:
     """`meshq.orders.v2.key.5` -> 5; None for another kind of queue."""
     name = read_name(queue)
     return int(queue.rpartition(".")[2]) if name is not None and name.kind == "key" else None
+
+
+def is_broadcast(queue: str) -> bool:
+    """Whether it is one instance's own queue of a `broadcast` subscription: `meshq.orders.v2.on.audit.orders-7d9f-k3m2qa`."""
+    name = read_name(queue)
+    if name is None or name.topic is None or name.kind != "event":
+        return False
+    _, _, part = queue.removeprefix(f"{PREFIX}{name.topic}.on.").partition(".")
+    return bool(part) and _PARTITION.fullmatch(part) is None
 
 
 def delay_destination(key: str) -> str | None:

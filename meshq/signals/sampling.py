@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from meshq.core import names
+from meshq.core.counting import Counters
 from meshq.core.instances import Instance, Snapshot, State
 from meshq.core.names import Version
-from meshq.core.queue_names import read_name
+from meshq.core.queue_names import is_broadcast, read_name
 from meshq.core.reports import Calls, Report, Reported, Work
 from meshq.core.scaling_values import Sample
 from meshq.ports import QueueStats
@@ -80,7 +81,10 @@ class _Sums:
     handled: Sum = field(default_factory=Sum)
     failed: Sum = field(default_factory=Sum)
     expired: Sum = field(default_factory=Sum)
-    settled: Sum = field(default_factory=Sum)
+    left: Counters = field(default_factory=Counters)
+    """What left the queues, by queue..."""
+    left_total: float = 0.0
+    """...and all of it."""
 
 
 class Sampling:
@@ -128,7 +132,7 @@ class Sampling:
         own = None if reports is None else _own(topic, reports)
         if own is not None:
             self._add(topic.name, sums, own, sent)
-        done = None if known is None else self._done(sums, known)
+        done = None if known is None else self._done(sums, known, seen.at)
         replicas = None if seen.picture is None else len(topic.instances)
         only_calls = sent is not None and known is not None and known.calls > 0 and known.calls == known.waiting
         calls = sent.calls.get(topic.name, {}).values() if sent is not None and only_calls else ()
@@ -162,13 +166,15 @@ class Sampling:
         callers = {} if sent is None else sent.calls.get(topic, {})
         sums.expired.add({ident: float(each.expired) for ident, each in callers.items()})
 
-    def _done(self, sums: _Sums, known: Counts) -> float | None:
+    def _done(self, sums: _Sums, known: Counts, at: float) -> float | None:
         """What was acknowledged, and waited calls that expired, which nobody acknowledges and the broker does not count. None too
-        until somebody told of those: they would come all at once."""
-        if known.done is None:
+        until somebody told of those, for they would come all at once, and where more may have left since the last look."""
+        added = sums.left.read(at, known.done)
+        if added is not None:
+            sums.left_total += added.amount
+        if known.done is None or not sums.expired.begun or (added is not None and not added.whole):
             return None
-        sums.settled.add(known.done)
-        return sums.settled.total + sums.expired.total if sums.expired.begun else None
+        return sums.left_total + sums.expired.total
 
     def _reported_at(self, topic: Topic, own: Mapping[str, Report] | None, at: float) -> float | None:
         """Of the oldest of those that take messages. A suspect is silent by definition, and holds nobody up."""
@@ -220,7 +226,7 @@ def by_topic(queues: Iterable[QueueStats]) -> dict[str, Counts]:
     found: dict[str, Counts] = {}
     for queue in queues:
         name = read_name(queue.queue)
-        if name is None or name.topic is None or name.kind not in SHARED:
+        if name is None or name.topic is None or name.kind not in SHARED or is_broadcast(queue.queue):
             continue
         sofar = found.get(name.topic)
         found[name.topic] = _first(name.kind, queue) if sofar is None else _added(sofar, name.kind, queue)

@@ -93,11 +93,18 @@ def test_who_counts_as_there() -> None:
 
 
 def test_the_queues_that_replicas_share_are_one() -> None:
-    sample = Looks(picture(instance("a"))).look(
-        [queue(CALL, 1, 10, 100.0), queue(WORK, 2, 20, 200.0), queue(KEY, 3, 30, 300.0), queue(EVENT, 4, 40, 400.0)]
-    )
-    assert (sample.waiting, sample.in_flight, sample.done) == (10, 100, 1000.0)
-    assert sample.counted_at == sample.at
+    looks = Looks(picture(instance("a")))
+    for more, done in ((0.0, 0.0), (1.0, 1000.0)):
+        sample = looks.look(
+            [
+                queue(CALL, 1, 10, 5 + more * 100),
+                queue(WORK, 2, 20, 5 + more * 200),
+                queue(KEY, 3, 30, 5 + more * 300),
+                queue(EVENT, 4, 40, 5 + more * 400),
+            ]
+        )
+        assert (sample.waiting, sample.in_flight, sample.done) == (10, 100, done)
+        assert sample.counted_at == sample.at
 
 
 @pytest.mark.parametrize(
@@ -118,7 +125,7 @@ def test_other_queues_are_nobodys_work(name: str) -> None:
 def test_a_figure_that_is_missing_of_one_queue_is_missing_of_the_topic() -> None:
     looks = Looks(picture(instance("a")))
     sample = looks.look([queue(CALL, 1, 1, 1.0), queue(WORK, None, 2, 2.0)])
-    assert (sample.waiting, sample.in_flight, sample.done) == (None, 3, 3.0)
+    assert (sample.waiting, sample.in_flight, sample.done) == (None, 3, 0.0)
     sample = looks.look([queue(CALL, 1, None, None), queue(WORK, 1, 2, 2.0)])
     assert (sample.waiting, sample.in_flight, sample.done) == (2, None, None)
 
@@ -139,15 +146,30 @@ def test_a_topic_without_a_queue_has_nothing_to_do() -> None:
 def test_one_queue_that_begins_anew_is_not_all_of_them() -> None:
     looks = Looks(picture(instance("a")))
     first = looks.look([queue(CALL, done=1_000_000.0), queue(WORK, done=500.0)])
-    again = looks.look([queue(CALL, done=1_000_010.0), queue(WORK, done=4.0)])
-    assert (again.done or 0) - (first.done or 0) == 10 + 4
+    assert looks.look([queue(CALL, done=1_000_010.0), queue(WORK, done=4.0)]).done is None, "more may have left"
+    again = looks.look([queue(CALL, done=1_000_015.0), queue(WORK, done=7.0)])
+    assert (again.done or 0) - (first.done or 0) == 10 + 5 + 3
+
+
+def test_half_an_answer_is_not_counted_again_when_the_other_half_is_back() -> None:
+    looks = Looks(picture(instance("a")))
+    told = [looks.look([queue(CALL, done=done)]).done for done in (500.0, 30.0, 510.0, 512.0)]
+    assert told == [0.0, None, None, 2.0]
 
 
 def test_a_queue_that_is_gone_takes_nothing_away_and_brings_nothing_back() -> None:
     looks = Looks(picture(instance("a")))
     first = looks.look([queue(CALL, done=100.0), queue(EVENT, done=5000.0)])
-    assert looks.look([queue(CALL, done=100.0)]).done == first.done
-    assert looks.look([queue(CALL, done=100.0), queue(EVENT, done=5007.0)]).done == (first.done or 0) + 7
+    assert looks.look([queue(CALL, done=100.0)]).done is None, "something may have left it"
+    back = [queue(CALL, done=100.0), queue(EVENT, done=5007.0)]
+    assert looks.look(back).done is None
+    assert looks.look(back).done == (first.done or 0) + 7
+
+
+def test_what_every_instance_gets_is_no_work_that_more_of_them_share() -> None:
+    broadcast, ordered = f"meshq.{TOPIC}.on.audit.orders-7d9f-k3m2qa", f"meshq.{TOPIC}.on.audit.k3"
+    assert by_topic([queue(broadcast, 5, 5, 5.0)]) == {}
+    assert by_topic([queue(ordered, 5, 5, 5.0)])[TOPIC].waiting == 5
 
 
 def test_a_single_active_consumer_counts_where_there_is_no_other_queue() -> None:
