@@ -12,7 +12,7 @@ pytest := $(bin)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test unit contract e2e fault chaos check lint format bench bench-registry lock definitions proto clean need-node need-dig need-servers
+.PHONY: help demo test unit contract e2e fault chaos check lint format bench bench-registry bench-signals bench-dns lock definitions proto clean need-node need-dig need-servers
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
@@ -30,6 +30,9 @@ bench: $(ready)  ## the benchmarks (beside its peers where ../shared/bench is)
 
 bench-registry: $(ready)  ## 5,000 simulated sidecars on one Redis: its CPU, renewals, how soon all see a change, memory
 	@$(bin)/python -m tests.bench.registry $(ARGS)
+
+bench-signals: $(ready)  ## one look of `meshq signals` at 1,000 topics, and where its time goes with ARGS=--profile
+	@$(bin)/python -m tests.bench.signals $(ARGS)
 
 bench-dns: $(ready)  ## mesh DNS beside a bare UDP echo
 	@$(bin)/python -m tests.bench.dns $(ARGS)

@@ -1,10 +1,15 @@
 """Asking a node of RabbitMQ by HTTP, its management API or its Prometheus endpoint: a whole answer in time, or one sentence that says
 why there is none."""
 
+import asyncio
 import base64
 import http.client
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from meshq.ports import Clock
@@ -13,6 +18,24 @@ TIMEOUT = 5.0
 """Seconds; a node that is under an alarm or has thousands of queues still answers within this."""
 MAX_ANSWER = 64 * 2**20
 _PIECE = 2**18
+
+T = TypeVar("T")
+
+
+async def aside(work: Callable[[], T]) -> T:
+    """What it returns or raises, from a thread that nobody waits for: a program ends while a node that is silent is still being asked,
+    which asyncio.to_thread does not let it."""
+    found = Future[T]()
+    found.set_running_or_notify_cancel()  # from here on it cannot be cancelled: the thread may set it, whoever listens
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where it is awaited
+            found.set_exception(error)
+
+    threading.Thread(target=run, name="ask RabbitMQ", daemon=True).start()
+    return await asyncio.wrap_future(found)
 
 
 class Endpoint:

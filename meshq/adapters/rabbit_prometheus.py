@@ -21,7 +21,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from meshq.adapters import amqp_url
-from meshq.adapters.rabbit_http import Endpoint
+from meshq.adapters.rabbit_http import Endpoint, aside
 from meshq.core.counting import Counters
 from meshq.ports import Clock, QueueStats
 
@@ -96,9 +96,7 @@ class RabbitPrometheus:
         now = self._clock.monotonic()
         answers: list[Answer] = []
         faults: list[str] = []
-        for found in await asyncio.gather(
-            *(asyncio.to_thread(node.ask) for node in self._nodes), return_exceptions=True
-        ):
+        for found in await asyncio.gather(*(aside(node.ask) for node in self._nodes), return_exceptions=True):
             if isinstance(found, Answer):
                 answers.append(found)
             elif isinstance(found, OSError):

@@ -8,7 +8,6 @@ statistics of a queue that is empty and was not used since the broker started. S
 the counter falls and comes back, which meshq.core.counting knows for what it is.
 """
 
-import asyncio
 import json
 from collections.abc import Iterable
 from math import isfinite
@@ -16,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from meshq.adapters import amqp_url
-from meshq.adapters.rabbit_http import Endpoint
+from meshq.adapters.rabbit_http import Endpoint, aside
 from meshq.ports import Clock, QueueStats
 
 PORT = 15672
@@ -57,7 +56,7 @@ class RabbitStats:
 
     async def queues(self) -> list[QueueStats]:
         """Every queue of the virtual host. Raises OSError, whose message says why there are no figures."""
-        return await asyncio.to_thread(self._ask)
+        return await aside(self._ask)
 
     def _ask(self) -> list[QueueStats]:
         body = self._endpoint.ask(self._target)

@@ -1,7 +1,7 @@
 """One question to a mesh, from a command: reached, asked, let go; what goes wrong ends the command with its exit code."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -12,9 +12,9 @@ from meshq.core.http import HttpRequest, HttpResponse
 
 
 @contextmanager
-def reached(control: str | None) -> Iterator[reach.Reach]:
+def reached(control: str | None, choose: Callable[[str | None], reach.Reach] = reach.choose) -> Iterator[reach.Reach]:
     try:
-        way = reach.choose(control)
+        way = choose(control)
         try:
             yield way
         finally:

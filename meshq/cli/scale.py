@@ -1,30 +1,21 @@
 """`meshq scale`: how many replicas each version of each service should have, why, and what makes them so."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
-from meshq.cli import reach, scale_manifest, scale_tables, simulate
-from meshq.cli.asking import ask, reached, request, segment
+from meshq.cli import reach, scale_manifest, scale_record, scale_tables, simulate
+from meshq.cli.asking import ask, request, segment
+from meshq.cli.scale_reach import SECONDS, SignalsUrl, signals_reached
 from meshq.cli.show import AsFormat, ControlUrl, Format, Watch, show
 
 EVERY_SECONDS = 2.0
-SECONDS = 20.0
-"""The first question makes a control API count twice, five seconds apart."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 app.command("manifest")(scale_manifest.manifest)
+app.command("record")(scale_record.record)
 app.command("simulate")(simulate.simulate)
-
-SignalsUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--signals", metavar="URL", help="Of `meshq signals`, to see what it decides; else MESHQ_SIGNALS_URL."
-    ),
-]
 
 
 @app.command()
@@ -32,7 +23,7 @@ def status(
     output: AsFormat = Format.TABLE, watch: Watch = False, signals: SignalsUrl = None, control: ControlUrl = None
 ) -> None:
     """Show how many replicas every version should have, and why."""
-    with _reached(signals, control) as way:
+    with signals_reached(signals, control) as way:
         show(
             lambda: ask(way, request("GET", "/v1/scale"), SECONDS),
             scale_tables.status,
@@ -58,18 +49,9 @@ def explain(
         picked = [row for row in found if not major or row["topic"].rpartition(".v")[2] == major]
         if not picked:
             raise reach.Failed(
-                f"{name} has no major {major[:40]!r}: {', '.join(row['topic'] for row in found)}", 404, {}
+                f"{name} has no major {major[:40]!r}: it has {', '.join(row['topic'] for row in found)}", 404, {}
             )
         return picked
 
-    with _reached(signals, control) as way:
+    with signals_reached(signals, control) as way:
         show(fetch, scale_tables.explain, output, watch, lambda: way.wait(EVERY_SECONDS))
-
-
-@contextmanager
-def _reached(signals: str | None, control: str | None) -> Iterator[reach.Reach]:
-    import os
-
-    url = signals or (None if control else os.environ.get("MESHQ_SIGNALS_URL"))
-    with reached(url or control) as way:
-        yield way

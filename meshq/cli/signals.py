@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from meshq.cli.exits import BAD_SETTINGS, leave
+from meshq.cli.exits import BAD_SETTINGS, FAILED, leave
 from meshq.cli.listening import listen_address
 from meshq.signals import GRPC_PORT, HTTP_PORT, HTTPS_PORT
 
@@ -24,6 +24,7 @@ def signals(
 
     MESHQ_BROKER_URL, MESHQ_REGISTRY_URL and MESHQ_MESH say which mesh; MESHQ_MANAGEMENT_URL, or MESHQ_PROMETHEUS_URLS with every node
     of the broker, where its figures come from. MESHQ_SIGNALS_CERT and MESHQ_SIGNALS_KEY (and MESHQ_SIGNALS_CLIENT_CA) turn on TLS.
+    With MESHQ_SIGNALS_SERVICE (our own, namespace/name) it is looked whether somebody else serves the cluster's external metrics.
     MESHQ_SIGNALS_DIRECT names Deployments to scale from here: shop/orders-v2=orders.v2. `meshq scale manifest` prints what a cluster
     needs. Any number may run; one of them leads. SIGTERM ends it.
     """
@@ -32,9 +33,12 @@ def signals(
     try:
         from meshq.signals import program, settings
         from meshq.signals.app import Ports
-    except ImportError as missing:
-        leave(BAD_SETTINGS, f"{missing.name} is not installed: pip install 'meshq[signals]'")
-    try:
-        program.run(settings.read(os.environ), listen, Ports(grpc_port, http_port, https_port))
+
+        ended_well = program.run(settings.read(os.environ), listen, Ports(grpc_port, http_port, https_port))
+    except ImportError as missing:  # what speaks to Kubernetes is imported only where it is needed
+        package = str(missing.name).partition(".")[0]
+        leave(BAD_SETTINGS, f"{package} is not installed: pip install 'meshq[signals]'")
     except BadSettings as bad:
         leave(BAD_SETTINGS, *map(str, bad.faults))
+    if not ended_well:
+        leave(FAILED, "it could not look at the mesh any more, as its log says; start it again")

@@ -119,12 +119,12 @@ def expected_rate(arrivals: Arrivals, ahead: float, wait: float) -> float | None
 
 def growing_rate(arrivals: Arrivals, now: float, ahead: float) -> float | None:
     """Messages a second in `ahead` seconds from `now`, along the trend of the last minutes, also where nothing was counted since; None
-    where it did not grow by more than chance."""
+    where it did not grow by more than chance, or does not any more."""
     if not arrivals.times or arrivals.times[-1] - arrivals.times[0] < 2 * TREND:
         return None
     last = arrivals.times[-1]
     rate, before = _rate(arrivals, last, TREND), _rate(arrivals, last - TREND, TREND)
-    if _surprise(rate, before, TREND) < SURPRISE:
+    if _surprise(rate, before, TREND) < SURPRISE or _surprise(_rate(arrivals, last, WINDOW), rate, WINDOW) < -SURPRISE:
         return None
     return rate + (rate - before) / TREND * (TREND / 2 + now - last + ahead)
 

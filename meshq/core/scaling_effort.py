@@ -55,7 +55,7 @@ def _slower(effort: Effort, usual: float) -> float:
     if len(recent) < 3:
         return usual
     seconds, settled = recent[-1][0] - recent[0][0], recent[-1][2] - recent[0][2]
-    at_work = sum((then[1] + now[1]) / 2 * (now[0] - then[0]) for then, now in itertools.pairwise(recent))
+    at_work = sum(min(then[1], now[1]) * (now[0] - then[0]) for then, now in itertools.pairwise(recent))
     expected = at_work / usual
     if expected <= 0 or (expected - settled) / math.sqrt(max(1.0, expected)) < SURPRISE or seconds <= 0:
         return usual

@@ -115,8 +115,10 @@ def burst_memory(arrivals: Arrivals, work: Work, most: int) -> int:
     """Replicas that would have met the wait on every burst that is remembered, given that others come `lead` seconds late: 0 where
     those come early enough."""
     need = 0.0
+    everything = (arrivals.totals[-1] - arrivals.totals[0]) / work.each
     for window in BURST_WINDOWS:
-        burst = most_within(arrivals, window) / work.each
         helped = most * max(0.0, window + work.wait - work.lead)
-        need = max(need, (burst - helped) / min(work.lead, window + work.wait))
+        late = min(work.lead, window + work.wait)
+        if (everything - helped) / late > need:  # else no burst of all that came could make it more
+            need = max(need, (most_within(arrivals, window) / work.each - helped) / late)
     return math.ceil(BURST_MARGIN * need) if need > 0 else 0

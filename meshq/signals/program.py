@@ -14,17 +14,18 @@ from meshq.signals.settings import SignalsSettings
 logger = logging.getLogger(__name__)
 
 
-def run(settings: SignalsSettings, listen: str, ports: Ports) -> None:
-    """Raises BadSettings."""
+def run(settings: SignalsSettings, listen: str, ports: Ports) -> bool:
+    """Returns whether it ended because it was told to. Raises BadSettings."""
     logs.configure(settings.server.log_level, settings.server.log_format)
-    uvloop.run(_run(settings, listen, ports))
+    return uvloop.run(_run(settings, listen, ports))
 
 
-async def _run(settings: SignalsSettings, listen: str, ports: Ports) -> None:
+async def _run(settings: SignalsSettings, listen: str, ports: Ports) -> bool:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     server = SignalsServer(settings, SystemClock())
+    server.on_failure(stop.set)
     try:
         bound = await server.start(listen, ports)
         https = f", HTTPS on {bound.https}" if bound.https else ""
@@ -42,3 +43,4 @@ async def _run(settings: SignalsSettings, listen: str, ports: Ports) -> None:
         logger.info("stopping")
     finally:
         await server.close()
+    return not server.failed

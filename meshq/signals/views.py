@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from meshq.core.scaling_policy import policy_as_json
+from meshq.core.scaling_values import Sample
 from meshq.core.views import timestamp
 from meshq.signals.figures import Signal
 from meshq.signals.known import ARRIVAL_RATE, OLDEST_AGE, SERVICE_SECONDS, term
@@ -31,16 +32,29 @@ def status(signal: Signal) -> dict[str, Any]:
 
 def explain(signal: Signal) -> dict[str, Any]:
     """`status`, and what it was decided by. `countedAt` is when the broker counted, `reportedAt` when the first of the instances'
-    reports in it was made."""
+    reports in it was made. `counts` are sums since some start, for who looks twice; they may begin anew."""
     sample, decision = signal.sample, signal.decision
     return {
         **status(signal),
         "held": decision.held,
         "policy": policy_as_json(signal.policy),
+        "counts": _counts(sample),
         "terms": {name: _rounded(value, 6) for name, value in decision.terms.items()},
         "decidedAt": timestamp(signal.at_ms),
         "countedAt": _date(signal, sample.counted_at),
         "reportedAt": _date(signal, sample.reported_at),
+    }
+
+
+def _counts(sample: Sample) -> dict[str, float | None]:
+    """`arrived`: what left, and what is there. The rest is of what instances reported."""
+    known = None if sample.counted_at is None else (sample.done, sample.waiting, sample.in_flight)
+    return {
+        "arrived": None if known is None or None in known else sum(each or 0 for each in known),
+        "handled": sample.handled,
+        "busySeconds": sample.busy,
+        "busySquares": sample.busy_squares,
+        "failed": sample.failed,
     }
 
 

@@ -93,11 +93,19 @@ def test_one_service_with_what_it_was_decided_by(signals: ToldSignals) -> None:
     assert {key: value for key, value in shown[1].items() if key not in STATUS_KEYS} == {
         "held": "",
         "policy": {"wait": "10s", "quantile": 0.95, "min": 0, "max": 20},
+        "counts": {"arrived": 1010, "handled": 1000, "busySeconds": 50, "busySquares": 3, "failed": None},
         "terms": {"arrivalRate": 12.5, "serviceSeconds": 0.05, "oldestAgeSeconds": 1.5},
         "decidedAt": "2033-05-18T03:33:20.000Z",
         "countedAt": "2033-05-18T03:33:18.000Z",
         "reportedAt": "2033-05-18T03:33:15.000Z",
     }
+
+
+@pytest.mark.parametrize("unknown", ["counted_at", "waiting", "in_flight", "done"])
+def test_what_arrived_is_not_known_where_a_part_of_it_is_not(signals: ToldSignals, unknown: str) -> None:
+    signals.tell(signal(**{unknown: None}))
+    _, shown = ask_json(signals, "/v1/scale/orders")
+    assert [row["counts"]["arrived"] for row in shown] == [1010, None]
 
 
 def test_what_was_never_counted_has_no_date(signals: ToldSignals) -> None:
