@@ -114,6 +114,8 @@ def _slots_for_long_work(work: Work) -> int:
 def burst_memory(arrivals: Arrivals, work: Work, most: int) -> int:
     """Replicas that would have met the wait on every burst that is remembered, given that others come `lead` seconds late: 0 where
     those come early enough."""
+    if not arrivals.totals:
+        return 0
     need = 0.0
     everything = (arrivals.totals[-1] - arrivals.totals[0]) / work.each
     for window in BURST_WINDOWS:

@@ -23,6 +23,7 @@ import uvloop
 from meshq.core.buckets import Bucket
 from meshq.core.instances import RENEW_EVERY, Instance, Load, State
 from meshq.core.names import Version
+from meshq.core.reports import Calls, Report, Work
 from meshq.ports import RegistryAway
 from meshq_sidecar.pictures import (
     AWAY_FIRST,
@@ -42,6 +43,13 @@ REGISTERING = 50
 """Registrations of this process under way at once."""
 LOOK_EVERY = 0.05
 """Seconds between two looks at how late this process itself is."""
+
+
+def _report(service: str) -> Report:
+    """As of an app that is called and calls two others."""
+    handled = random.randrange(1_000_000)
+    calls = {f"other-{n}.v1": Calls(handled, handled - 3, 1, 2, 0.04) for n in range(2)}
+    return Report({f"{service}.v1": Work(handled * 0.013, handled * 0.0004, handled, 7)}, calls, {}, 16, 1.5)
 
 
 class Figures:
@@ -101,7 +109,8 @@ class Sidecar:
         while True:
             began = time.perf_counter()
             try:
-                await self._registry.renew(service, ident, self._generation, Load(random.randrange(16), 16))
+                load = Load(random.randrange(16), 16)
+                await self._registry.renew(service, ident, self._generation, load, _report(service))
             except RegistryAway as fault:
                 self._figures.away[str(fault)] += 1
                 await asyncio.sleep(away * random.uniform(0.5, 1.5))
