@@ -56,7 +56,7 @@ class Receiver:
         self.results: list[tuple[Response | Fault, str, Stored]] = []
         prefetch = prefetch or 4 * concurrency
         gate = Gate(concurrency)
-        self.counts = WorkCounts(clock.monotonic())
+        self.counts = WorkCounts()
         policy = OwnPolicy(lambda: self.policy, retry, proves=broker.user == identity.service)
         self.local = LocalApp(client, clock, self.metrics, gate, token, APP_TIMEOUT, self._on_refused, self.counts)
         self.once = OncePerKey(store, clock, self.metrics, str(identity), lease)

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from meshq.ports import Clock
@@ -38,6 +38,13 @@ async def aside(work: Callable[[], T]) -> T:
     return await asyncio.wrap_future(found)
 
 
+class _Nowhere(urllib.request.HTTPRedirectHandler):
+    """Where a redirect leads the broker's password must not go."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 class Endpoint:
     """Where to ask. `setting` is what the URL was given in and `what` is there; both are named when there is no answer. Raises
     ValueError for a URL that makes no sense."""
@@ -54,7 +61,7 @@ class Endpoint:
         self._base = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
         self._headers = {"User-Agent": "meshq", **_authorization(parts, user)}
         # Without the environment's proxies: this is a neighbour of the broker, which no proxy leads to either.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Nowhere)
 
     def ask(self, target: str) -> bytes:
         """What is at `target`, a path and query below the URL's own. Blocks. Raises OSError, whose message says why there is nothing."""

@@ -13,6 +13,7 @@ closes between two listings is not seen.
 """
 
 import asyncio
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +25,8 @@ from meshq.adapters import amqp_url
 from meshq.adapters.rabbit_http import Endpoint, aside
 from meshq.core.counting import Counters
 from meshq.ports import Clock, QueueStats
+
+log = logging.getLogger(__name__)
 
 SETTING = "MESHQ_PROMETHEUS_URLS"
 READY, IN_FLIGHT, CONSUMERS = "queue_messages_ready", "queue_messages_unacked", "queue_consumers"
@@ -103,9 +106,14 @@ class RabbitPrometheus:
                 faults.append(str(found))
             else:
                 raise found
-        self._fault = "; ".join(faults)
+        before, self._fault = self._fault, "; ".join(faults)
         if not answers:
             raise OSError(self._fault)
+        if self._fault and self._fault != before:
+            log.warning(
+                "%s; until it answers nobody knows what left the queues, nor what is in those that it leads",
+                self._fault,
+            )
         _check_different([answer.node for answer in answers])
         return list(self._list(now, answers, complete=not faults))
 

@@ -5,7 +5,6 @@
       c   map   topic that its app calls -> [sent, answered, expired, open, oldest open]
       s   map   topic -> messages in its spool
       n   uint  slots
-      f   float first message after; absent: there was none yet
 
 A reader ignores keys that it does not know and what follows in an array; a missing key means that there is nothing of it. Counters
 begin at 0 with the process.
@@ -64,9 +63,6 @@ class Report:
     """Durable calls that are still on its disk; without those that are to be delayed."""
     slots: int = 0
     """Messages that its app works on at once; 0 where it takes none."""
-    first_message_after: float | None = None
-    """Seconds from its start to the first message that its app was given, or, where none had waited for it, to when it was ready for
-    one. None before the first message."""
 
 
 class Reported(NamedTuple):
@@ -79,20 +75,13 @@ class Reported(NamedTuple):
     report: Report
 
 
-def bounded(
-    work: Mapping[str, Work],
-    calls: Mapping[str, Calls],
-    spooled: Mapping[str, int],
-    slots: int,
-    first_message_after: float | None,
-) -> Report:
+def bounded(work: Mapping[str, Work], calls: Mapping[str, Calls], spooled: Mapping[str, int], slots: int) -> Report:
     """With the MAX_TOPICS busiest topics of each."""
     return Report(
         _busiest(work, lambda of: of.handled),
         _busiest(calls, lambda of: of.sent),
         _busiest(spooled, lambda of: of),
         slots,
-        first_message_after,
     )
 
 
@@ -107,8 +96,6 @@ def _busiest(found: Mapping[str, T], size: Callable[[T], int]) -> Mapping[str, T
 
 def encode_report(report: Report) -> bytes:
     content = {"w": dict(report.work), "c": dict(report.calls), "s": dict(report.spooled), "n": report.slots}
-    if report.first_message_after is not None:
-        content["f"] = report.first_message_after
     packed: bytes = msgpack.packb(content)
     return packed
 
@@ -121,13 +108,11 @@ def decode_report(packed: bytes) -> Report:
         raise ValueError("it is not msgpack") from error
     if not isinstance(content, dict):
         raise ValueError("it is not a map")  # noqa: TRY004 - what cannot be read is one kind of fault
-    first = content.get("f")
     return Report(
         _by_topic(content, "w", _work),
         _by_topic(content, "c", _calls),
         _by_topic(content, "s", _count),
         _count(content.get("n", 0)),
-        None if first is None else _seconds(first),
     )
 
 

@@ -158,7 +158,7 @@ def _work(memory: Memory, sample: Sample, policy: ScalingPolicy) -> Work | None:
         slots,
         waiting,
         at_work,
-        policy.wait if age is None else age,  # older than anything remembered
+        math.inf if age is None else age,
         ready,
         max(0.0, ordered - ready),
         max(EVERY, ahead),
@@ -254,7 +254,7 @@ def _decided(
     if not held and work is not None and needs.most <= number < terms.drain(work) and _is_failing(memory):
         held = "failing"
     memory = _moved(memory, sample, there, number)
-    return memory, words.decided(number, there, held, sample, policy, work, needs, failing(memory.effort), not known)
+    return memory, words.decided(number, held, sample, policy, work, needs, failing(memory.effort), not known)
 
 
 def _noted(memory: Memory, sample: Sample, policy: ScalingPolicy, needs: Needs, look_back: float) -> Memory:

@@ -35,7 +35,7 @@ class Work(NamedTuple):
     at_work: float
     """Messages that are worked on."""
     age: float
-    """Seconds that the oldest has waited."""
+    """Seconds that the oldest has waited; infinite where it came in before anything that is remembered."""
     ready: float
     pending: float
     """Replicas that were ordered and are not ready yet."""

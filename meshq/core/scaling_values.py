@@ -33,7 +33,7 @@ class ScalingPolicy:
     lead: float | None = None
     """Seconds from the order of a replica to its first message; None: as measured, DEFAULT_LEAD before there was one."""
     idle: float | None = None
-    """Seconds without any work before the last replica goes; None: 240, or ten times what a message takes if that is more."""
+    """Seconds without any work before the last replica goes; None: 180, or ten times what a message takes if that is more."""
     stabilization: float | None = None
     """Seconds for which a need is remembered before fewer replicas will do; None: 300, or twice the lead if that is more."""
 

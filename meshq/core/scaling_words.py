@@ -1,5 +1,6 @@
 """Decisions in words, with their terms: what `meshq scale explain` prints."""
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -31,7 +32,6 @@ def _missing(sample: Sample) -> str:
 
 def decided(
     number: int,
-    there: int,
     held: str,
     sample: Sample,
     policy: ScalingPolicy,
@@ -40,7 +40,7 @@ def decided(
     failing: float,
     stale: bool,
 ) -> Decision:
-    """`number` replicas where `there` are."""
+    """`number` replicas."""
     held = held or _limit(number, needs.most, sample, policy)
     figures = {
         **_figures(sample),
@@ -54,7 +54,7 @@ def decided(
             "arrivalRate": work.rate,
             "serviceSeconds": work.service,
             "variation": work.variation,
-            "oldestAgeSeconds": work.age,
+            "oldestAgeSeconds": work.age if math.isfinite(work.age) else None,
             "leadSeconds": work.lead,
             "eachRate": work.each,
         }
@@ -108,7 +108,7 @@ def _because(needs: Needs, work: Work | None, sample: Sample) -> str:
         return "there is nothing to do"
     if needs.drain >= max(needs.flow, needs.at_work):
         return (
-            f"{_wait(work)}, the oldest for {work.age:.1f} s of {work.wait:g} s, and {_come(work.rate)}: "
+            f"{_wait(work)}, the oldest for {_age(work)}, and {_come(work.rate)}: "
             f"{_do(needs.drain, 'work')} off in time what is there"
         )
     if needs.at_work > needs.flow:
@@ -124,6 +124,10 @@ def _because(needs: Needs, work: Work | None, sample: Sample) -> str:
 
 def _wait(work: Work) -> str:
     return "1 message waits" if round(work.waiting) == 1 else f"{work.waiting:.0f} messages wait"
+
+
+def _age(work: Work) -> str:
+    return f"{work.age:.1f} s of {work.wait:g} s" if math.isfinite(work.age) else "longer than is remembered"
 
 
 def _replicas(number: int) -> str:

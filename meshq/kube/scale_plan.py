@@ -56,7 +56,7 @@ class Plan:
     """None: the service has one version."""
     namespace: str = "default"
     deployment: str = ""
-    """"": named as the service."""
+    """As the service where it is ""."""
     min: int | None = None
     """None: as low as the way of scaling can go."""
     max: int = DEFAULT_MAX

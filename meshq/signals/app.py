@@ -75,7 +75,7 @@ class SignalsServer:
         except (ValueError, OSError) as error:
             faults.append(Fault("MESHQ_REGISTRY_URL", str(error)))
         try:
-            list_queues = _figures(settings, clock)
+            figures = _figures(settings, clock)
         except ValueError as error:
             faults.append(Fault("MESHQ_BROKER_URL", str(error)))
         try:
@@ -96,7 +96,7 @@ class SignalsServer:
         self._environment = environment
         self._cluster = cluster
         self._role = Leading(self._store, instance_id(socket.gethostname(), secrets.token_hex(3)))
-        self._sampler = Sampler(list_queues, self._registry, clock, role=self._role)
+        self._sampler = Sampler(figures.queues, self._registry, clock, role=self._role, missing=figures.fault)
         self._stack = AsyncExitStack()
 
     async def start(self, listen: str, ports: Ports) -> Ports:
@@ -203,12 +203,21 @@ def instances(picture: Snapshot, name: str) -> Sequence[Instance]:
     ]
 
 
-def _figures(settings: SignalsSettings, clock: Clock) -> ListQueues:
+class _Figures(NamedTuple):
+    """Of the broker."""
+
+    queues: ListQueues
+    fault: Callable[[], str]
+    """Why some of them are missing, "" where none is known to be."""
+
+
+def _figures(settings: SignalsSettings, clock: Clock) -> _Figures:
     """Raises ValueError."""
     broker = settings.server.broker_url
     if settings.prometheus_urls:
-        return RabbitPrometheus(broker, settings.prometheus_urls, clock).queues
-    return RabbitStats(broker, settings.management_url, clock).queues
+        prometheus = RabbitPrometheus(broker, settings.prometheus_urls, clock)
+        return _Figures(prometheus.queues, lambda: prometheus.fault)
+    return _Figures(RabbitStats(broker, settings.management_url, clock).queues, lambda: "")
 
 
 async def _bound(option: str, port: int, listen: Callable[[int], Awaitable[int]]) -> int:

@@ -1,6 +1,7 @@
 """The direct mode: replicas of Deployments follow the decisions, where neither KEDA nor an HPA does that.
 
-Only the leading replica of the server acts. Where nothing is known, or figures are stale, nothing is changed. Growing is ordered at
+Only the leading replica of the server acts. Where nothing is known nothing is changed, where
+figures are stale it only grows. Growing is ordered at
 once. To shrink a Deployment it tells the least busy instances to drain, and takes their pods away when they have finished what they had
 (meshq.core.cluster). What cannot be done is said once and tried again in the next pass; other Deployments go on.
 """
@@ -92,18 +93,20 @@ class Direct:
 
     async def _follow(self, target: Target) -> None:
         signal = self._signals.of_topic(target.topic, Wishes(min=target.min, max=target.max))
-        if signal is None or signal.decision.desired is None or signal.decision.stale:
+        if signal is None or signal.decision.desired is None:
             return
         try:
-            await self._bring(target, signal.decision.desired)
+            await self._bring(target, signal.decision.desired, signal.decision.stale)
         except ClusterFault as fault:
             self._say(target, str(fault))
         else:
             if self._faults.pop(target.name, None) is not None:
                 log.info("%s is scaled again", target.name)
 
-    async def _bring(self, target: Target, desired: int) -> None:
+    async def _bring(self, target: Target, desired: int, stale: bool) -> None:
         scale = await self._cluster.scale(target.namespace, target.deployment)
+        if stale and desired <= scale.replicas:
+            return
         if scale.replicas != self._ordered.get(target.name):
             await self._was_changed(target, scale.replicas)
         plan = await self._plan(target, scale, desired)

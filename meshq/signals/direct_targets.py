@@ -39,6 +39,8 @@ def parse_target(text: str) -> Target:
         raise ValueError(f"{text[:120]!r}: {error}") from error
     if least is not None and int(least) > int(most):
         raise ValueError(f"{text[:120]!r}: the least replicas are more than the most")
+    if least is not None and int(most) < 1:
+        raise ValueError(f"{text[:120]!r}: at most 0 would let nothing run; give at least 1")
     return Target(namespace, deployment, topic, *((int(least), int(most)) if least is not None else ()))
 
 

@@ -1,6 +1,7 @@
 """The HTTP side of `meshq signals` (port 3592), read-only.
 
-GET /livez  /readyz  /metrics
+GET /livez  /metrics
+GET /readyz                      and whether this replica leads (null: nobody does), and who does (null: not known)
 GET /v1/scale                    `meshq scale status` of every topic
 GET /v1/scale/<service>          of one service, each major with what it was decided by
 GET /apis...                     as meshq.signals.external_metrics says
@@ -73,6 +74,11 @@ class HttpApi:
         without anybody behind it stops more than scaling (namespaces can't be deleted then)."""
         fault = self._signals.fault
         self._was_ready = self._was_ready or not fault or bool(self._signals.all())
-        body = {"ready": self._was_ready, "checks": {"figures": fault or "ok"}}
+        body = {
+            "ready": self._was_ready,
+            "checks": {"figures": fault or "ok"},
+            "leading": self._signals.leading,
+            "leader": self._signals.leader or None,
+        }
         data = json.dumps(body, indent=1).encode() + b"\n"
         return HttpResponse(200 if self._was_ready else 503, [(b"Content-Type", b"application/json")], data)

@@ -34,7 +34,8 @@ ListQueues = Callable[[], Awaitable[Sequence[QueueStats]]]
 
 class Sampler:
     """`run` looks and decides until it is cancelled. `own_policy` says what is wanted of a topic whose route policy says nothing;
-    `role`: which of several replicas this is, None where there are no others."""
+    `role`: which of several replicas this is, None where there are no others; `missing`: why some figures of an answer are missing, "" where none
+    is known to be."""
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Sampler:
         every: float = EVERY,
         own_policy: Callable[[Topic], ScalingPolicy | None] = lambda topic: None,
         role: Leading | None = None,
+        missing: Callable[[], str] = lambda: "",
     ) -> None:
         self.every = every
         """Seconds between two looks."""
@@ -55,6 +57,7 @@ class Sampler:
         self._clock = clock
         self._own_policy = own_policy
         self._role = role
+        self._missing = missing
         self._sampling = Sampling()
         self._table = Table(self._policy)
         self._continued = Continued()
@@ -81,7 +84,7 @@ class Sampler:
     def fault(self) -> str:
         if self.pass_seconds is None:
             return "nothing was counted yet: try again in a moment"
-        return "; ".join(dict.fromkeys(self._faults.values()))
+        return "; ".join(dict.fromkeys(filter(None, (*self._faults.values(), self._missing()))))
 
     @property
     def leading(self) -> bool | None:

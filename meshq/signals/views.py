@@ -31,12 +31,14 @@ def status(signal: Signal) -> dict[str, Any]:
 
 
 def explain(signal: Signal) -> dict[str, Any]:
-    """`status`, and what it was decided by. `countedAt` is when the broker counted, `reportedAt` when the first of the instances'
+    """`status`, and what it was decided by. `oldestAgeIsBound`: it is at most
+    so old, because waited calls wait too, which others overtake that expire. `countedAt` is when the broker counted, `reportedAt` when the first of the instances'
     reports in it was made. `counts` are sums since some start, for who looks twice; they may begin anew."""
     sample, decision = signal.sample, signal.decision
     return {
         **status(signal),
         "held": decision.held,
+        "oldestAgeIsBound": sample.age_is_bound,
         "policy": policy_as_json(signal.policy),
         "counts": _counts(sample),
         "terms": {name: _rounded(value, 6) for name, value in decision.terms.items()},

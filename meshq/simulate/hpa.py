@@ -36,11 +36,13 @@ def of_utilisation(used: float, target: float, current: int, ready: int, toleran
 class Hpa:
     """One of them. Asked every SYNC seconds, while there are replicas."""
 
-    def __init__(self, least: int, most: int, window: float) -> None:
-        """`window`: seconds of stabilization on the way down."""
+    def __init__(self, least: int, most: int, window: float, *, at_once: bool = False) -> None:
+        """`window`: seconds of stabilization on the way down. `at_once`: its policies allow any growth, as those of meshq's manifests
+        do."""
         self._least = max(1, least)
         self._most = most
         self._window = window
+        self._at_once = at_once
         self._wanted: deque[tuple[float, int]] = deque()
 
     def step(self, now: float, current: int, wanted: int) -> int:
@@ -50,5 +52,6 @@ class Hpa:
         self._wanted.append((now, wanted))
         if wanted < current:
             wanted = min(current, max(each for _, each in self._wanted))
-        wanted = min(wanted, max(2 * current, current + STEP_PODS))
+        if not self._at_once:
+            wanted = min(wanted, max(2 * current, current + STEP_PODS))
         return max(self._least, min(wanted, self._most))

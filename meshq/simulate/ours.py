@@ -20,7 +20,7 @@ class Rule(NamedTuple):
 
 NOISE = 0.1
 """Busy times are measured this much too high or too low, evenly spread."""
-KEDA_POLL = 30
+KEDA_POLL = 15
 """Seconds between two looks of KEDA at whether it may go to zero."""
 
 
@@ -39,9 +39,12 @@ class Ours:
         self._memory = rule.start
         self._busy = self._squares = 0.0
         self._counted: Reports | None = None
+        self._stale = False
+        """Whether figures were missing or too old at the last step."""
 
     def step(self, seen: Seen) -> int | None:
         self._memory, decision = self._rule.advance(self._memory, self._sample(seen), self._policy)
+        self._stale = decision.stale
         return decision.desired
 
     def wake(self, now: float) -> int | None:
@@ -80,7 +83,7 @@ class Ours:
 
 
 class OursThroughHpa(Ours):
-    """The same through KEDA and an HPA with the manifest's settings: tolerance and windows 0, the usual policies. Replicas are ended by
+    """The same through KEDA and an HPA with the manifest's settings: tolerance and windows 0, any growth at once. Replicas are ended by
     SIGTERM at once, and have their grace."""
 
     every: ClassVar[int] = 1
@@ -88,7 +91,7 @@ class OursThroughHpa(Ours):
 
     def __init__(self, trace: Trace, random: Random, *, rule: Rule) -> None:
         super().__init__(trace, random, rule=rule)
-        self._hpa = Hpa(trace.policy.min, trace.policy.max, window=0.0)
+        self._hpa = Hpa(trace.policy.min, trace.policy.max, window=0.0, at_once=True)
         self._samples, self._syncs = random.randrange(super().every), random.randrange(SYNC)
         self._polls = random.randrange(KEDA_POLL)
         self._desired: int | None = None
@@ -102,8 +105,8 @@ class OursThroughHpa(Ours):
         second = int(seen.now)
         if second % Ours.every == self._samples:
             self._desired = super().step(seen)
-        if self._desired is None or not seen.replicas:
-            return None
+        if self._desired is None or self._stale or not seen.replicas:
+            return None  # stale: it is told that nobody knows, and holds
         if self._desired == 0:
             return 0 if second % KEDA_POLL == self._polls else None
         return self._hpa.step(seen.now, seen.replicas, self._desired) if second % SYNC == self._syncs else None

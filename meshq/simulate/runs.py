@@ -68,9 +68,7 @@ class _Run:
         if not cluster.ready and self._reports is None:
             return
         cluster.report(second)
-        self._reports = Reports(
-            second, cluster.ready, cluster.busy, cluster.busy_squares, cluster.handled, cluster.failed
-        )
+        self._reports = Reports(second, cluster.busy, cluster.busy_squares, cluster.handled, cluster.failed)
 
     def _seen(self, second: int) -> Seen:
         cluster = self._cluster

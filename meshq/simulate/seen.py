@@ -25,7 +25,6 @@ class Reports(NamedTuple):
     """What the sidecars said in their renewals, every five seconds. Counters go on when replicas go."""
 
     at: float
-    ready: int
     busy: float
     busy_squares: float
     handled: int

@@ -94,7 +94,7 @@ class Sidecar:
         self._chance = chance
         self._metrics = PrometheusMetrics()
         self._tasks = Tasks()
-        self._counts = WorkCounts(clock.monotonic())
+        self._counts = WorkCounts()
         self._identity = Identity(settings.service, settings.service_version, settings.instance)
         self._own_topic = names.topic(settings.service, settings.service_version.major)
         self._majors = settings.majors_of_link
@@ -440,7 +440,6 @@ class Sidecar:
         self._place.duty.note(well=well, ever_well=self.health.ever_well)
 
     def _consume(self) -> None:
-        self._counts.ready(self._clock.monotonic())
         self.inbound.resume()
         self.work.resume()
 
@@ -458,8 +457,7 @@ class Sidecar:
 
     def _report(self) -> Report:
         spooled = {} if self._forwarder is None else self._forwarder.counts.by_topic
-        first = self._counts.first_message_after
-        return bounded(self._counts.by_topic(), self.caller.calls(), spooled, self._slots, first)
+        return bounded(self._counts.by_topic(), self.caller.calls(), spooled, self._slots)
 
     def _about_names(self) -> dict[str, Any]:
         about = self._naming.as_json(self.settings.dns_port, self._resolvers)

@@ -70,7 +70,7 @@ class LocalApp:
             refused = outcome.failure is Failure.REFUSED
         self._metrics.handled(told, code, seconds)
         if not refused:
-            self.counts.took(topic, started, seconds)
+            self.counts.took(topic, seconds)
         try:
             done(outcome)
             if refused:

@@ -49,7 +49,7 @@ def _report(service: str) -> Report:
     """As of an app that is called and calls two others."""
     handled = random.randrange(1_000_000)
     calls = {f"other-{n}.v1": Calls(handled, handled - 3, 1, 2, 0.04) for n in range(2)}
-    return Report({f"{service}.v1": Work(handled * 0.013, handled * 0.0004, handled, 7)}, calls, {}, 16, 1.5)
+    return Report({f"{service}.v1": Work(handled * 0.013, handled * 0.0004, handled, 7)}, calls, {}, 16)
 
 
 class Figures:

@@ -90,7 +90,7 @@ class Member:
         identity = Identity(service, parse_version(version), instance)
         self.topic = names.topic(service, identity.version.major)
         self.app = AnsweringApp(instance, posted)
-        local = LocalApp(self.app, clock, self.metrics, Gate(16), "", 10.0, lambda: None, WorkCounts(0.0))
+        local = LocalApp(self.app, clock, self.metrics, Gate(16), "", 10.0, lambda: None, WorkCounts())
         once = OncePerKey(store, clock, self.metrics, str(identity), 60.0)
         settler = Settler(broker, clock, self.metrics, str(identity), lambda: self.work.check_idle())
         self.work = Work(

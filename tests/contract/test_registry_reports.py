@@ -16,7 +16,6 @@ REPORT = Report(
     {"billing.v1": Calls(10, 7, 1, 2, 0.75)},
     {"stock.v1": 4},
     16,
-    2.5,
 )
 KEY = "mq:{test:orders}:reports"
 

@@ -376,15 +376,26 @@ def test_a_pod_is_marked_once_a_decision(tmp_path: Path) -> None:
     asyncio.run(_marked_once(tmp_path))
 
 
-@pytest.mark.parametrize(("desired", "stale"), [(None, False), (1, True), (None, True)])
-def test_nothing_is_changed_where_nothing_is_known(tmp_path: Path, desired: int | None, stale: bool) -> None:
+@pytest.mark.parametrize("stale", [False, True])
+def test_nothing_is_changed_where_nothing_is_known(tmp_path: Path, stale: bool) -> None:
     async def story() -> None:
         async with rig(tmp_path) as shop:
-            await shop.look(desired, stale)
+            await shop.look(None, stale)
             assert shop.api.asked == []
             shop.signals.decisions.clear()
             await shop.direct.look()
             assert shop.api.asked == [], "nor where the topic is not known"
+
+    asyncio.run(story())
+
+
+def test_where_figures_are_stale_it_only_grows(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with rig(tmp_path) as shop:
+            await shop.look(1, stale=True)
+            assert shop.api.patched() == []
+            await shop.look(5, stale=True)
+            assert shop.api.patched() == ["deployments/orders/scale"]
 
     asyncio.run(story())
 
@@ -780,6 +791,7 @@ def test_targets_as_they_are_written() -> None:
         ("shop/Orders=orders.v2", "is not a name of a namespace or Deployment"),
         ("shop/orders=lost.v2", "reserved word"),
         ("shop/orders=orders.v2:5-1", "the least replicas are more than the most"),
+        ("shop/orders=orders.v2:0-0", "would let nothing run"),
     ],
 )
 def test_a_target_that_makes_no_sense(text: str, said: str) -> None:

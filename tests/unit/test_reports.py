@@ -51,7 +51,6 @@ reports = st.builds(
     st.dictionaries(topics, st.builds(Calls, counts, counts, counts, counts, seconds), max_size=20),
     st.dictionaries(topics, counts, max_size=20),
     st.integers(0, 10_000),
-    st.none() | seconds,
 )
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 2**63) | st.floats() | st.text(max_size=5) | st.binary(max_size=5),
@@ -65,7 +64,7 @@ def test_what_is_written_is_read(report: Report) -> None:
     assert decode_report(encode_report(report)) == report
 
 
-@given(st.dictionaries(st.sampled_from("wcsnf"), ANYTHING))
+@given(st.dictionaries(st.sampled_from("wcsn"), ANYTHING))
 def test_whatever_else_it_is_it_is_read_or_refused(content: dict[str, object]) -> None:
     try:
         report = decode_report(msgpack.packb(content))
@@ -103,7 +102,6 @@ def test_what_a_later_version_adds_is_ignored() -> None:
         {"c": {"a.v1": [1, 1, 1, True, 0.0]}},
         {"s": {"a.v1": -1}},
         {"n": "16"},
-        {"f": "soon"},
     ],
 )
 def test_what_is_no_report_is_refused(content: object) -> None:
@@ -118,7 +116,6 @@ def test_only_the_busiest_topics_are_told() -> None:
         {f"c.v{n}": Calls(sent=n) for n in many},
         {f"s.v{n}": n for n in many},
         16,
-        None,
     )
     busiest = range(MAX_TOPICS, 2 * MAX_TOPICS)
     assert set(report.work) == {f"w.v{n}" for n in busiest}
@@ -133,30 +130,13 @@ def test_only_the_busiest_topics_are_told() -> None:
 
 
 def test_times_are_summed_up_by_topic() -> None:
-    done = WorkCounts(100.0)
+    done = WorkCounts()
     for seconds in (1.0, 3.0):
-        done.took("orders.v1", 110.0, seconds)
-    done.took("orders.v2", 110.0, 0.5)
+        done.took("orders.v1", seconds)
+    done.took("orders.v2", 0.5)
     done.failed("orders.v1")
     done.failed("orders.v9")
     assert done.by_topic() == {"orders.v1": Work(4.0, 10.0, 2, 1), "orders.v2": Work(0.5, 0.25, 1, 0)}
-
-
-@pytest.mark.parametrize(
-    ("ready", "first", "after"),
-    [(8.0, 8.2, 8.2), (8.0, 9.0, 9.0), (8.0, 3600.0, 8.0), (None, 5.0, 5.0)],
-)
-def test_how_long_it_took_to_the_first_message_is_without_the_time_in_which_there_was_none(
-    ready: float | None, first: float, after: float
-) -> None:
-    done = WorkCounts(100.0)
-    if ready is not None:
-        done.ready(100.0 + ready)
-        done.ready(100.0 + ready + 50)  # after a pause
-    assert done.first_message_after is None
-    done.took("orders.v1", 100.0 + first, 2.0)
-    done.took("orders.v2", 100.0 + first + 1, 2.0)
-    assert done.first_message_after == pytest.approx(after)
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------------
@@ -336,7 +316,7 @@ async def test_sidecars_report_what_their_apps_did_and_asked_for() -> None:
         web = mesh.client("web")
         await renewed(mesh)
         before = reported(mesh, "orders")
-        assert (before.work, before.slots, before.first_message_after) == ({}, 5, None)
+        assert (before.work, before.slots) == ({}, 5)
         asked = [asyncio.ensure_future(web.call("orders", "POST /create")) for _ in range(3)]
         await mesh.advance(1)
         await web.send("orders", "POST /create")
@@ -346,7 +326,6 @@ async def test_sidecars_report_what_their_apps_did_and_asked_for() -> None:
         await asyncio.gather(*asked)
         after = reported(mesh, "orders")
         assert after.work == {"orders.v2": Work(pytest.approx(9.0), pytest.approx(17.0), 6, 1)}
-        assert after.first_message_after is not None
         caller = reported(mesh, "web")
         assert caller == Report(calls={"orders.v2": Calls(3, 3, 0, 0, 0.0)})
 

@@ -14,13 +14,17 @@ from kubernetes import client
 from ruamel.yaml import YAML
 from typer.testing import CliRunner, Result
 
+from meshq.adapters.kubernetes import EXTERNAL_METRICS
+from meshq.adapters.metrics_signals import SignalMetrics
 from meshq.cli.scale_manifest import manifest
+from meshq.kube.scale_plan import METRIC, SERIES
 from meshq.signals import GRPC_PORT, HTTP_PORT, HTTPS_PORT
 from meshq.signals.direct_targets import Target, parse_targets
-from meshq.signals.external_metrics import METRICS
+from meshq.signals.external_metrics import GROUP_VERSION, METRICS
 from meshq.signals.figures import Wishes
-from meshq.signals.gauges import GAUGES, LABELS
+from meshq.signals.gauges import GAUGES, LABELS, rows
 from meshq.signals.keda_metadata import Asked, read
+from tests.told_signals import ToldSignals, signal
 
 MODELS = {
     "HorizontalPodAutoscaler": client.V2HorizontalPodAutoscaler,
@@ -259,6 +263,35 @@ def test_the_direct_mode_gets_the_rights_that_it_uses_and_its_setting() -> None:
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "meshq-signals", "namespace": "shop"}]
     setting = comments(text).partition("MESHQ_SIGNALS_DIRECT=")[2].split()[0]
     assert parse_targets(setting) == (Target("shop", "o2", "orders.v2", 1, 20),)
+
+
+# --- what stands twice, because the manifests may not import the servers ------------------------------------------------------
+
+
+def test_the_usual_address_has_the_port_of_the_servers_grpc() -> None:
+    (trigger,) = one("ScaledObject", printed("orders", "--for", "keda", "--namespace", "shop"))["spec"]["triggers"]
+    assert trigger["metadata"]["scalerAddress"] == f"meshq-signals.shop:{GRPC_PORT}"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--for", "prometheus-adapter"), ("--for", "keda", "--prometheus", "http://prom.mon:9090")]
+)
+def test_prometheus_is_told_the_port_of_the_servers_http(arguments: tuple[str, ...]) -> None:
+    said = comments(printed("orders", *arguments))
+    assert f"Prometheus has to scrape port {HTTP_PORT} of `meshq signals`" in said
+
+
+def test_the_registered_api_is_the_one_that_is_served_and_looked_up() -> None:
+    found = one("APIService", printed("orders", "--for", "hpa", "--with-apiservice"))
+    assert found["metadata"]["name"] == EXTERNAL_METRICS
+    assert f"{found['spec']['group']}/{found['spec']['version']}" == GROUP_VERSION
+    assert f"/apis/{GROUP_VERSION}/namespaces/" in comments(printed("orders", "--for", "hpa"))
+
+
+def test_the_metric_and_the_series_are_what_the_servers_have() -> None:
+    shown = SignalMetrics(GAUGES, LABELS, lambda: rows(ToldSignals(signal("orders", 2, 3))), lambda: None, "1.2.3")
+    assert f'\n{SERIES}{{service="orders",topic="orders.v2",version="2"}} 3.0\n' in shown.render().decode()
+    assert METRICS[METRIC](signal("orders", 2, 3)) == 3
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------------

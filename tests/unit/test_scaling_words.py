@@ -1,5 +1,7 @@
 """Every decision says why in a sentence, of one as of many."""
 
+import math
+
 import pytest
 
 from meshq.core.scaling_terms import Needs, Work
@@ -14,13 +16,14 @@ WORK = Work(
 
 
 def said(needs: Needs, work: Work | None = WORK, held: str = "", **sample: int) -> str:
-    return decided(3, 3, held, replaced(NOTHING, **sample), ScalingPolicy(), work, needs, 0.0, False).reason
+    return decided(3, held, replaced(NOTHING, **sample), ScalingPolicy(), work, needs, 0.0, False).reason
 
 
 @pytest.mark.parametrize(
     ("needs", "work", "reason"),
     [
         (Needs(2, 3, 0), WORK, "40 messages wait, the oldest for 2.2 s of 10 s, and 12.5 a second come: 3 replicas work off in time what is there"),
+        (Needs(2, 3, 0), WORK._replace(age=math.inf), "40 messages wait, the oldest for longer than is remembered, and 12.5 a second come: 3 replicas work off in time what is there"),
         (Needs(0, 1, 0), WORK._replace(waiting=1.0), "1 message waits, the oldest for 2.2 s of 10 s, and 12.5 a second come: 1 replica works off in time what is there"),
         (Needs(3, 2, 0), WORK, "12.5 messages a second of 0.2 s each, 4 at once a replica: 3 replicas keep up"),
         (Needs(1, 0, 1), WORK, "12.5 messages a second of 0.2 s each, 4 at once a replica: 1 replica keeps up"),
@@ -65,9 +68,14 @@ def test_a_guard_is_said_after_it() -> None:
 )
 def test_a_limit_that_decides_is_named(number: int, needs: int, single: bool, guard: str) -> None:
     sample = replaced(NOTHING, single=single)
-    told = decided(number, number, "", sample, ScalingPolicy(min=2), WORK, Needs(needs, 0, 0), 0.0, False)
+    told = decided(number, "", sample, ScalingPolicy(min=2), WORK, Needs(needs, 0, 0), 0.0, False)
     assert told.held == guard
     assert bool(guard) == (";" in told.reason)
+
+
+def test_an_age_beyond_memory_is_no_figure() -> None:
+    told = decided(3, "", NOTHING, ScalingPolicy(), WORK._replace(age=math.inf), Needs(2, 3, 0), 0.0, False)
+    assert told.terms["oldestAgeSeconds"] is None
 
 
 def test_what_is_missing() -> None:

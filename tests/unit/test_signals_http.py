@@ -20,6 +20,7 @@ STATUS_KEYS = [
     "service", "version", "topic", "replicas", "desired", "reason", "ready", "inFlight", "arrivalRate", "serviceSeconds",
     "oldestAgeSeconds", "stale",
 ]  # fmt: skip
+NOBODY_LEADS = {"leading": None, "leader": None}
 
 
 @pytest.fixture
@@ -92,6 +93,7 @@ def test_one_service_with_what_it_was_decided_by(signals: ToldSignals) -> None:
     assert [row["topic"] for row in shown] == ["orders.v1", "orders.v2"]
     assert {key: value for key, value in shown[1].items() if key not in STATUS_KEYS} == {
         "held": "",
+        "oldestAgeIsBound": False,
         "policy": {"wait": "10s", "quantile": 0.95, "min": 0, "max": 20},
         "counts": {"arrived": 1010, "handled": 1000, "busySeconds": 50, "busySquares": 3, "failed": None},
         "terms": {"arrivalRate": 12.5, "serviceSeconds": 0.05, "oldestAgeSeconds": 1.5},
@@ -209,10 +211,22 @@ def test_ready_from_the_first_figures_on() -> None:
         return found
 
     assert uvloop.run(scene()) == [
-        (503, {"ready": False, "checks": {"figures": "nothing was counted yet"}}),
-        (200, {"ready": True, "checks": {"figures": "ok"}}),
-        (200, {"ready": True, "checks": {"figures": "the broker is away"}}),
+        (503, {"ready": False, "checks": {"figures": "nothing was counted yet"}, **NOBODY_LEADS}),
+        (200, {"ready": True, "checks": {"figures": "ok"}, **NOBODY_LEADS}),
+        (200, {"ready": True, "checks": {"figures": "the broker is away"}, **NOBODY_LEADS}),
     ]
+
+
+@pytest.mark.parametrize(
+    ("leading", "leader", "named"),
+    [(True, "signals-0", "signals-0"), (False, "signals-1", "signals-1"), (False, "", None), (None, "", None)],
+)
+def test_who_leads_is_told_and_makes_nobody_unready(
+    signals: ToldSignals, leading: bool | None, leader: str, named: str | None
+) -> None:
+    signals.leading, signals.leader = leading, leader
+    status, body = ask_json(signals, "/readyz")
+    assert (status, body["ready"], body["leading"], body["leader"]) == (200, True, leading, named)
 
 
 def test_other_paths_and_methods(signals: ToldSignals) -> None:

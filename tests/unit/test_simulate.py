@@ -322,7 +322,8 @@ def test_our_rule_through_an_hpa_is_no_faster_than_that() -> None:
     of = trace((0, 1), replicas=1, lasts=100)
     outcome = run(of, lambda tr, random: OursThroughHpa(tr, random, rule=rule_of(samples, 18)))
     steps = [point.replicas for point in outcome.points]
-    assert sorted(set(steps)) == [1, 5, 10, 18]
+    assert sorted(set(steps)) == [1, 18]
+    assert steps.index(18) >= 1
     assert len(samples) == 20
 
 
