@@ -153,7 +153,7 @@ class Sampler:
         try:
             async with asyncio.timeout(ANSWERS_WITHIN):
                 found = await answer
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next look may bring more
+        except (OSError, RegistryAway) as error:
             said = str(error) or f"the {what} did not answer within {ANSWERS_WITHIN:g} s"
             if self._faults.get(what) != said:
                 logger.warning("%s; what is not known is not taken for 0", said)

@@ -131,6 +131,7 @@ async def test_what_is_told_is_what_was_done(rig: CountingRig) -> None:
     await rig.until(QueueStats(NAME, 7, 5, 1, done=8.0))
 
 
+@pytest.mark.long
 async def test_what_comes_back_has_not_left(rig: CountingRig) -> None:
     client, other = await rig.connect(), await rig.connect()
     await client.declare(queue(NAME))

@@ -194,6 +194,7 @@ async def test_what_is_held_at_once_is_bounded_in_bytes(rabbit: Rabbit, monkeypa
     assert [stats.ready for stats in await client.stats([ORDERS])] == [30]
 
 
+@pytest.mark.long
 async def test_a_queue_is_looked_at_over_and_over_and_holds_everything_still(rabbit: Rabbit) -> None:
     client = await rabbit.connect()
     await client.declare(queue(ORDERS, limit=1_000_000))

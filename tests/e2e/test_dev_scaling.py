@@ -121,6 +121,7 @@ def test_a_burst_of_5000_messages_of_50_ms_to_an_app_at_zero(tmp_path: Path) -> 
 
 @pytest.mark.rabbitmq
 @pytest.mark.redis
+@pytest.mark.long
 def test_on_a_real_broker_a_message_and_an_event_wake_an_app(
     tmp_path: Path, broker_url: str, redis_url: str, rabbitmq: Any
 ) -> None:

@@ -288,4 +288,5 @@ def test_the_process_ends_when_its_main_thread_does(rest: str, said: list[str]) 
         check=False,
     )
     assert (done.returncode, done.stdout.split()) == (0, said), done.stderr
-    assert done.stderr == ""
+    # asyncio's debug mode says besides what took long, on a machine with too much to do.
+    assert [line for line in done.stderr.splitlines() if not line.startswith("Executing <")] == []
