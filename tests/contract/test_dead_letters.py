@@ -120,6 +120,7 @@ async def test_what_sidecars_gave_up_is_listed_by_its_reasons(rig: BrokerRig) ->
     assert await at.ids(LOST_TOPIC) == []
 
 
+@pytest.mark.long
 async def test_looking_a_hundred_times_loses_nothing(rig: BrokerRig) -> None:
     at = await desk(rig)
     await there(at.client, *(letter(number) for number in range(40)))

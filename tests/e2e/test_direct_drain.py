@@ -58,6 +58,7 @@ async def _made(access: Access) -> Kubernetes:
     return Kubernetes(access)
 
 
+@pytest.mark.long
 def test_a_replica_goes_when_its_message_is_done(world: Mesh, tmp_path: Path) -> None:
     api = KubeApi()
     api.add("orders", 2)

@@ -273,6 +273,7 @@ def test_over_real_servers(tmp_path: Path, rabbitmq: Cluster, broker_url: str, r
 
 @pytest.mark.rabbitmq
 @pytest.mark.redis
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_retired_over_real_servers(tmp_path: Path, rabbitmq: Cluster, broker_url: str, redis_url: str) -> None:
     first = free_ports()
