@@ -253,8 +253,6 @@ vm_memory_high_watermark.relative = 0.1
 disk_free_limit.absolute = 50MB
 raft.wal_max_size_bytes = 16777216
 """)
-        # And those of quorum queues, which have an interval of their own.
-        (self.folder / "advanced.config").write_text("[{rabbit, [{quorum_tick_interval, 1000}]}].\n")
         shutil.copy(BROKER_CONFIG / "enabled_plugins", self.folder)
 
     def _environment(self, epmd_port: int, distribution_port: int) -> dict[str, str]:
