@@ -161,6 +161,16 @@ def still_forgotten(forgotten: Snapshot, after: Snapshot) -> Snapshot:
     return replace(forgotten, services=MappingProxyType(services), policies=MappingProxyType(policies))
 
 
+def with_what_was_lost(seen: Snapshot, before: Snapshot | None, forgotten: Snapshot | None) -> Snapshot:
+    """What a registry that lost its data says now, with what it should know: all of `before` while those register again, else the
+    services of `forgotten` that nobody registers because they are at zero. None: nothing is to be added of that."""
+    if before is not None:
+        return carried_over(before, seen)
+    if forgotten is None or not forgotten.services:
+        return seen
+    return replace(carried_over(forgotten, seen), stale=seen.stale)
+
+
 def _joined(before: Service, after: Service) -> Service:
     there = {instance.id for instance in after.instances}
     missing = (instance for instance in before.instances if instance.id not in there)

@@ -1,9 +1,8 @@
 """The registry's picture across a loss of its data, as sidecars see it too (meshq_sidecar.pictures): who was there is not gone because
 the registry began anew and does not know it yet."""
 
-from dataclasses import replace
 
-from meshq.core.instances import EMPTY, TTL_MS, Snapshot, at_zero, carried_over, still_forgotten
+from meshq.core.instances import EMPTY, TTL_MS, Snapshot, at_zero, still_forgotten, with_what_was_lost
 
 RETURN_WITHIN = TTL_MS / 1000
 """Seconds after the loss in which those that were known register again."""
@@ -33,8 +32,4 @@ class Continued:
     def _with_what_was_lost(self, seen: Snapshot) -> Snapshot:
         if self._forgotten is not None:
             self._forgotten = still_forgotten(self._forgotten, seen)
-        if self._before is not None:
-            return carried_over(self._before, seen)
-        if self._forgotten is None or not self._forgotten.services:
-            return seen
-        return replace(carried_over(self._forgotten, seen), stale=seen.stale)
+        return with_what_was_lost(seen, self._before, self._forgotten)

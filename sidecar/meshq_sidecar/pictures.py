@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from meshq.core.buckets import Bucket
-from meshq.core.instances import EMPTY, TTL_MS, Snapshot, at_zero, carried_over, still_forgotten
+from meshq.core.instances import EMPTY, TTL_MS, Snapshot, at_zero, still_forgotten, with_what_was_lost
 from meshq.core.picture_format import Kept
 from meshq.core.policy import Policy
 from meshq.ports import Clock, Registry
@@ -142,11 +142,7 @@ class Pictures:
     def _with_what_was_lost(self, seen: Snapshot) -> Snapshot:
         if self._forgotten is not None:
             self._forgotten = still_forgotten(self._forgotten, seen)
-        if self._before is not None:
-            return carried_over(self._before, seen)
-        if self._forgotten is None or not self._forgotten.services:
-            return seen
-        return replace(carried_over(self._forgotten, seen), stale=seen.stale)
+        return with_what_was_lost(seen, self._before, self._forgotten)
 
     async def _restore(self, seen: Snapshot) -> None:
         """Put the own service's route policy back. If that fails, it is tried again with the next picture."""
