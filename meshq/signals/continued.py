@@ -1,7 +1,6 @@
 """The registry's picture across a loss of its data, as sidecars see it too (meshq_sidecar.pictures): who was there is not gone because
 the registry began anew and does not know it yet."""
 
-
 from meshq.core.instances import EMPTY, TTL_MS, Snapshot, at_zero, still_forgotten, with_what_was_lost
 
 RETURN_WITHIN = TTL_MS / 1000
